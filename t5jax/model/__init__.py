@@ -1,0 +1,1 @@
+"""The T5 network: configuration, attention, layers, the encoder-decoder and its cache."""

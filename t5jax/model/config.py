@@ -1,0 +1,129 @@
+"""What a T5 is: the frozen `T5Config`, and the published sizes in `VARIANTS`."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import MappingProxyType
+from typing import Literal
+
+from t5jax.knobs import knob
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """The architecture of one T5; field names are those of Hugging Face's `T5Config`.
+
+    Raises:
+      ValueError: if a size is not positive or a rate lies outside [0, 1).
+    """
+
+    vocab_size: int = knob(32128, "rows of the embedding, padded (128-multiples shard well)")
+    d_model: int = knob(512, "width of the residual stream")
+    d_kv: int = knob(64, "width of one attention head")
+    d_ff: int = knob(1024, "width of the MLP's hidden layer")
+    num_heads: int = knob(6, "attention heads")
+    num_layers: int = knob(8, "layers of the encoder")
+    num_decoder_layers: int = knob(8, "layers of the decoder")
+    feed_forward_proj: Literal["relu", "gated-gelu", "gated-silu"] = knob(
+        "gated-gelu", "MLP: relu (T5 1.0), gated-gelu (1.1, mT5, ByT5, Flan), gated-silu (UL2)"
+    )
+    tie_word_embeddings: bool = knob(False, "the output head is the embedding table (T5 1.0)")
+    scale_decoder_outputs: bool = knob(
+        False, "multiply the decoder's output by d_model^-0.5 before the head (T5 1.0)"
+    )
+    relative_bias: Literal["shared", "per_layer"] = knob(
+        "shared", "one relative-position table a stack, or one in every layer (umT5)"
+    )
+    relative_attention_num_buckets: int = knob(32, "rows of the relative-position table")
+    relative_attention_max_distance: int = knob(128, "distance from which on a bucket is shared")
+    layer_norm_epsilon: float = knob(1e-6, "added to the variance in RMSNorm")
+    dropout: float = knob(0.0, "dropout rate in training, between 0 and 1")
+    pad_token_id: int = knob(0, "id of padding, masked everywhere")
+    eos_token_id: int = knob(1, "id that ends a sequence")
+    decoder_start_token_id: int = knob(0, "the decoder's first input")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and value < (0 if field.name.endswith("token_id") else 1):
+                raise ValueError(f"{field.name}={value} must be positive")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
+        if self.relative_attention_num_buckets % 4:
+            raise ValueError(
+                f"relative_attention_num_buckets={self.relative_attention_num_buckets} "
+                "must be a multiple of 4 (two signs, exact and logarithmic halves)"
+            )
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP has two input projections, one of them through the activation."""
+        return self.feed_forward_proj.startswith("gated-")
+
+    @property
+    def activation(self) -> str:
+        """Name of the MLP's non-linearity: relu, gelu or silu."""
+        return self.feed_forward_proj.removeprefix("gated-")
+
+    def replace(self, **changes) -> T5Config:
+        """A copy with `changes`."""
+        return dataclasses.replace(self, **changes)
+
+
+def _v1_0(d_model: int, d_ff: int, d_kv: int, heads: int, layers: int) -> T5Config:
+    return T5Config(
+        d_model=d_model,
+        d_ff=d_ff,
+        d_kv=d_kv,
+        num_heads=heads,
+        num_layers=layers,
+        num_decoder_layers=layers,
+        feed_forward_proj="relu",
+        tie_word_embeddings=True,
+        scale_decoder_outputs=True,
+    )
+
+
+def _v1_1(d_model: int, d_ff: int, heads: int, layers: int, decoder_layers: int = 0) -> T5Config:
+    return T5Config(
+        d_model=d_model,
+        d_ff=d_ff,
+        num_heads=heads,
+        num_layers=layers,
+        num_decoder_layers=decoder_layers or layers,
+    )
+
+
+# Raffel et al. 2020 (arXiv:1910.10683), section 3.7.
+_T5 = {
+    "small": _v1_0(512, 2048, 64, 8, 6),
+    "base": _v1_0(768, 3072, 64, 12, 12),
+    "large": _v1_0(1024, 4096, 64, 16, 24),
+    "3b": _v1_0(1024, 16384, 128, 32, 24),
+    "11b": _v1_0(1024, 65536, 128, 128, 24),
+}
+_T5_1_1 = {
+    "small": _v1_1(512, 1024, 6, 8),
+    "base": _v1_1(768, 2048, 12, 12),
+    "large": _v1_1(1024, 2816, 16, 24),
+    "xl": _v1_1(2048, 5120, 32, 24),
+    "xxl": _v1_1(4096, 10240, 64, 24),
+}
+# Xue et al. 2022 (arXiv:2105.13626), table 1: an encoder three times the decoder's depth.
+_BYT5 = {
+    "small": _v1_1(1472, 3584, 6, 12, 4),
+    "base": _v1_1(1536, 3968, 12, 18, 6),
+    "large": _v1_1(1536, 3840, 16, 36, 12),
+    "xl": _v1_1(2560, 6720, 32, 36, 12),
+    "xxl": _v1_1(4672, 12352, 64, 36, 12),
+}
+
+# One line a family. Prefix, sizes and what differs from them.
+VARIANTS = MappingProxyType(
+    {f"t5_{size}": config for size, config in _T5.items()}
+    | {f"t5_1_1_{size}": config for size, config in _T5_1_1.items()}
+    | {f"t5_1_1_lm100k_{size}": config for size, config in _T5_1_1.items()}
+    | {f"flan_t5_{size}": config for size, config in _T5_1_1.items()}
+    | {f"mt5_{size}": config.replace(vocab_size=250112) for size, config in _T5_1_1.items()}
+    | {f"byt5_{size}": config.replace(vocab_size=384) for size, config in _BYT5.items()}
+)

@@ -1,0 +1,350 @@
+"""`T5`: encoder and decoder as four pure methods, `encode`, `decode`, `cross_kv`, `decode_step`.
+
+    hidden = model.apply({"params": params}, input_ids, method="encode")
+
+Layers are stacked and scanned by default: parameters have a leading layer axis, and compile time
+does not grow with depth. `T5(config, scan=False)` is the same network unrolled, over the tree that
+`unstack` makes; on one token at a time it is the faster one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from t5jax.model.attention import causal_mask, dropout, segment_mask
+from t5jax.model.cache import KVCache
+from t5jax.model.config import T5Config
+from t5jax.model.layers import MLP, Attention, Embedding, Head, RelativeBias, RMSNorm
+
+Remat = Literal["none", "full", "dots"]
+# [B, T, D] between layers.
+ACTIVATION = ("batch", "length", "embed")
+
+
+def _split(key: jax.Array | None, num: int) -> jax.Array | tuple[None, ...]:
+    return (None,) * num if key is None else jax.random.split(key, num)
+
+
+class Layer(nn.Module):
+    """What encoder and decoder layers share: pre-norms, residuals, a bias table where each has."""
+
+    config: T5Config
+    dtype: Any
+
+    def norm(self) -> RMSNorm:
+        return RMSNorm(self.config.d_model, self.config.layer_norm_epsilon, self.dtype)
+
+    def attention(self) -> Attention:
+        return Attention(self.config, self.dtype)
+
+    def add(self, x: jax.Array, y: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """The residual connection."""
+        y = x + dropout(y, self.config.dropout, key)
+        return nn.with_logical_constraint(y, ACTIVATION) if y.ndim == 3 else y
+
+
+class EncoderLayer(Layer):
+    """Self-attention and MLP."""
+
+    def setup(self) -> None:
+        if self.config.relative_bias == "per_layer":
+            self.relpos_bias = RelativeBias(self.config, bidirectional=True)
+        self.pre_attention_layer_norm = self.norm()
+        self.self_attention = self.attention()
+        self.pre_mlp_layer_norm = self.norm()
+        self.mlp = MLP(self.config, self.dtype)
+
+    def __call__(
+        self, x: jax.Array, bias: jax.Array | None, mask: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
+        if bias is None:
+            positions = jnp.arange(x.shape[1])
+            bias = self.relpos_bias(positions, positions)
+        keys = _split(key, 4)
+        y = self.pre_attention_layer_norm(x)
+        y = self.self_attention(y, None, bias, mask, keys[0])
+        x = self.add(x, y, keys[1])
+        y = self.mlp(self.pre_mlp_layer_norm(x), keys[2])
+        return self.add(x, y, keys[3])
+
+
+class DecoderLayer(Layer):
+    """Causal self-attention, attention to the encoder, MLP."""
+
+    def setup(self) -> None:
+        if self.config.relative_bias == "per_layer":
+            self.relpos_bias = RelativeBias(self.config, bidirectional=False)
+        self.pre_self_attention_layer_norm = self.norm()
+        self.self_attention = self.attention()
+        self.pre_cross_attention_layer_norm = self.norm()
+        self.encoder_decoder_attention = self.attention()
+        self.pre_mlp_layer_norm = self.norm()
+        self.mlp = MLP(self.config, self.dtype)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        encoded: jax.Array,
+        bias: jax.Array | None,
+        self_mask: jax.Array,
+        cross_mask: jax.Array,
+        key: jax.Array | None,
+    ) -> jax.Array:
+        if bias is None:
+            positions = jnp.arange(x.shape[1])
+            bias = self.relpos_bias(positions, positions)
+        keys = _split(key, 6)
+        y = self.pre_self_attention_layer_norm(x)
+        y = self.self_attention(y, None, bias, self_mask, keys[0])
+        x = self.add(x, y, keys[1])
+        y = self.pre_cross_attention_layer_norm(x)
+        y = self.encoder_decoder_attention(y, encoded, None, cross_mask, keys[2])
+        x = self.add(x, y, keys[3])
+        y = self.mlp(self.pre_mlp_layer_norm(x), keys[4])
+        return self.add(x, y, keys[5])
+
+    def cross_kv(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return self.encoder_decoder_attention.project_memory(encoded)
+
+    def step(
+        self,
+        x: jax.Array,
+        cross_kv: tuple[jax.Array, jax.Array],
+        cross_mask: jax.Array,
+        cache: tuple[jax.Array, jax.Array],
+        index: jax.Array,
+        bias: jax.Array | None,
+        self_mask: jax.Array,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        if bias is None:
+            bias = self.relpos_bias(index[None], jnp.arange(cache[0].shape[-2]))
+        y = self.pre_self_attention_layer_norm(x)
+        y, cache = self.self_attention.step(y, cache, index, bias, self_mask)
+        x = self.add(x, y)
+        y = self.pre_cross_attention_layer_norm(x)
+        x = self.add(x, self.encoder_decoder_attention.cross_step(y, cross_kv, cross_mask))
+        return self.add(x, self.mlp(self.pre_mlp_layer_norm(x))), cache
+
+
+class Stack(nn.Module):
+    """The layers of one stack, its shared bias table and its last norm."""
+
+    config: T5Config
+    dtype: Any
+    layer: type[Layer]
+    depth: int
+    scan: bool
+    remat: Remat
+
+    def setup(self) -> None:
+        if self.config.relative_bias == "shared":
+            bidirectional = self.layer is EncoderLayer
+            self.relpos_bias = RelativeBias(self.config, bidirectional=bidirectional)
+        if self.scan:
+            self.layers = self.layer(self.config, self.dtype)
+        else:
+            self.layers = [self.layer(self.config, self.dtype) for _ in range(self.depth)]
+        self.norm = RMSNorm(self.config.d_model, self.config.layer_norm_epsilon, self.dtype)
+
+    def bias(self, queries: jax.Array, keys: jax.Array) -> jax.Array | None:
+        """The shared bias, float32[N, T, S]; None where every layer has its own."""
+        if self.config.relative_bias == "per_layer":
+            return None
+        return self.relpos_bias(queries, keys)
+
+    def fold(self, step: Callable[..., tuple[Any, Any]], carry: Any, *xs: Any) -> tuple[Any, Any]:
+        """`carry, y = step(layer, carry, *x)` through the layers -> last carry, all y.
+
+        Each of `xs` is indexed by layer: an array with a leading layer axis, or a tuple. The y
+        come back the same way: stacked where the layers are scanned, else in tuples.
+        """
+        if self.scan:
+            if self.remat != "none":
+                saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+                # Inside a scan nothing can be merged across the barrier: it would only cost.
+                step = nn.remat(
+                    step, policy=saved if self.remat == "dots" else None, prevent_cse=False
+                )
+            scanned = nn.scan(
+                step,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                length=self.depth,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )
+            return scanned(self.layers, carry, *xs)
+        outputs = []
+        for i, layer in enumerate(self.layers):
+            carry, y = step(layer, carry, *(None if x is None else x[i] for x in xs))
+            outputs.append(y)
+        if all(y is None for y in outputs):
+            return carry, None
+        return carry, jax.tree.map(lambda *y: y, *outputs)
+
+
+class T5(nn.Module):
+    """An encoder-decoder of the T5 family.
+
+    Attributes:
+      config: the architecture.
+      dtype: of the computation; norms, softmax and logits are float32 whatever it is. Parameters
+        are cast on use.
+      scan: layers stacked and scanned, or unrolled.
+      remat: what the backward pass recomputes: nothing, whole layers, or all but the products of
+        weights with activations ("dots"). Works on scanned layers.
+    """
+
+    config: T5Config
+    dtype: Any = jnp.float32
+    scan: bool = True
+    remat: Remat = "none"
+
+    def setup(self) -> None:
+        config = self.config
+        self.token_embedder = Embedding(config, self.dtype)
+        shared = (config, self.dtype)
+        self.encoder = Stack(*shared, EncoderLayer, config.num_layers, self.scan, self.remat)
+        self.decoder = Stack(
+            *shared, DecoderLayer, config.num_decoder_layers, self.scan, self.remat
+        )
+        if not config.tie_word_embeddings:
+            self.head = Head(config, self.dtype)
+
+    def __call__(
+        self,
+        input_ids: jax.Array,
+        decoder_input_ids: jax.Array,
+        segment_ids: jax.Array | None = None,
+        decoder_segment_ids: jax.Array | None = None,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Teacher-forced logits, float32[B, T, V], of int[B, S] inputs and int[B, T] prefixes.
+
+        `decoder_input_ids` begin with the start id and are one step behind the targets. Segment
+        ids (see `t5jax.batch.Batch`) keep packed examples apart; without them every id but
+        padding belongs to the row's one example. Dropout is applied when a key is given.
+        """
+        keys = _split(dropout_key, 2)
+        if segment_ids is None:
+            segment_ids = self.segments(input_ids)
+        hidden = self.encode(input_ids, segment_ids, dropout_key=keys[0])
+        return self.decode(
+            hidden, segment_ids, decoder_input_ids, decoder_segment_ids, dropout_key=keys[1]
+        )
+
+    def segments(self, ids: jax.Array) -> jax.Array:
+        """int[B, S] -> int32[B, S]: 1 where there is a token, 0 at padding."""
+        return (ids != self.config.pad_token_id).astype(jnp.int32)
+
+    def encode(
+        self,
+        input_ids: jax.Array,
+        segment_ids: jax.Array | None = None,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """int[B, S] -> hidden states [B, S, D]; what stands at padding has no meaning."""
+        if segment_ids is None:
+            segment_ids = self.segments(input_ids)
+        mask = segment_mask(segment_ids, segment_ids)
+        positions = jnp.arange(input_ids.shape[1])
+        bias = self.encoder.bias(positions, positions)
+        first, last, inner = _split(dropout_key, 3)
+
+        def step(layer: EncoderLayer, x: jax.Array, key: jax.Array | None) -> Any:
+            return layer(x, bias, mask, key), None
+
+        x = self.embed(input_ids, first)
+        x, _ = self.encoder.fold(step, x, self.layer_keys(inner, self.config.num_layers))
+        return dropout(self.encoder.norm(x), self.config.dropout, last)
+
+    def decode(
+        self,
+        encoded: jax.Array,
+        segment_ids: jax.Array,
+        decoder_input_ids: jax.Array,
+        decoder_segment_ids: jax.Array | None = None,
+        *,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Hidden states [B, S, D] with their segments int[B, S], int[B, T] -> float32[B, T, V]."""
+        if decoder_segment_ids is None:
+            # Id 0 starts the decoder's input, so padding cannot be told from the ids; causality
+            # alone keeps what comes after a sequence out of it.
+            decoder_segment_ids = jnp.ones_like(decoder_input_ids)
+        length = decoder_input_ids.shape[1]
+        own = segment_mask(decoder_segment_ids, decoder_segment_ids) & causal_mask(length)
+        cross = segment_mask(decoder_segment_ids, segment_ids)
+        positions = jnp.arange(length)
+        bias = self.decoder.bias(positions, positions)
+        first, last, inner = _split(dropout_key, 3)
+
+        def step(layer: DecoderLayer, x: jax.Array, key: jax.Array | None) -> Any:
+            return layer(x, encoded, bias, own, cross, key), None
+
+        x = self.embed(decoder_input_ids, first)
+        x, _ = self.decoder.fold(step, x, self.layer_keys(inner, self.config.num_decoder_layers))
+        x = dropout(self.decoder.norm(x), self.config.dropout, last)
+        return nn.with_logical_constraint(self.logits(x), ("batch", "length", "vocab"))
+
+    def cross_kv(self, encoded: jax.Array) -> tuple[Any, Any]:
+        """[B, S, D] -> the cross-attention's keys and values of every layer, [B, N, S, H] each."""
+
+        def step(layer: DecoderLayer, carry: None) -> Any:
+            return carry, layer.cross_kv(encoded)
+
+        return self.decoder.fold(step, None)[1]
+
+    def decode_step(
+        self,
+        tokens: jax.Array,
+        cross_kv: tuple[Any, Any],
+        encoder_mask: jax.Array,
+        cache: KVCache,
+        index: jax.Array,
+    ) -> tuple[jax.Array, KVCache]:
+        """Logits after one more token a row, and the cache that holds it.
+
+        Args:
+          tokens: int[B*G]; G rows in a run share one input (samples, beams).
+          cross_kv: from `cross_kv`, for B inputs.
+          encoder_mask: bool[B, S], True at tokens.
+          cache: of B*G rows.
+          index: int32 scalar, the position that `tokens` have; at most `cache.length - 1`.
+
+        Returns:
+          float32[B*G, V] and the new cache.
+        """
+        positions = jnp.arange(cache.length)
+        bias = self.decoder.bias(index[None], positions)
+        own = (positions <= index)[None, None, None]
+        cross = encoder_mask[:, None, None]
+
+        def step(layer: DecoderLayer, x: jax.Array, *args: Any) -> Any:
+            keys, values, *old = args
+            return layer.step(x, (keys, values), cross, tuple(old), index, bias, own)
+
+        x = self.embed(tokens)
+        x, (keys, values) = self.decoder.fold(step, x, *cross_kv, cache.keys, cache.values)
+        return self.logits(self.decoder.norm(x)), KVCache(keys, values)
+
+    def embed(self, ids: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """int[B, T] -> [B, T, D], or int[B] -> [B, D]."""
+        x = dropout(self.token_embedder(ids), self.config.dropout, key)
+        return nn.with_logical_constraint(x, ACTIVATION) if x.ndim == 3 else x
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """The decoder's normed output [..., D] -> float32[..., V]."""
+        if self.config.scale_decoder_outputs:
+            x = x * jnp.asarray(self.config.d_model**-0.5, x.dtype)
+        return self.token_embedder.attend(x) if self.config.tie_word_embeddings else self.head(x)
+
+    def layer_keys(self, key: jax.Array | None, depth: int) -> jax.Array | None:
+        """One dropout key a layer."""
+        return None if key is None else jax.random.split(key, depth)

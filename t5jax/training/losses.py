@@ -1,0 +1,85 @@
+"""The training loss, as sums over tokens: cross entropy with label smoothing and z-loss."""
+
+from __future__ import annotations
+
+import math
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+# B batch  T target length  V vocab
+
+
+@flax.struct.dataclass
+class LossSums:
+    """Weighted sums over tokens, float32 scalars. Add with `+`, divide once: `nll / weight`."""
+
+    objective: jax.Array  # what is minimised: smoothed cross entropy plus z-loss
+    nll: jax.Array  # negative log-likelihood in nats, without smoothing and z-loss
+    z_loss: jax.Array  # already multiplied by its coefficient
+    correct: jax.Array  # targets that are the argmax
+    weight: jax.Array  # the weights themselves
+
+    def __add__(self, other: LossSums) -> LossSums:
+        return jax.tree.map(jnp.add, self, other)
+
+
+def loss_sums(
+    logits: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> LossSums:
+    """Sums the losses of every token, times its weight.
+
+    Label smoothing moves `label_smoothing` of the probability from the target to the other V - 1
+    ids, evenly (Szegedy et al. 2015, arXiv:1512.00567, section 7, but without the target's own
+    share), and subtracts the smoothed target's entropy, so that a perfect model reaches 0. The
+    z-loss of a token is `z_loss * log(Z)^2`, Z the softmax's normaliser: it keeps the logits from
+    drifting away from log-probabilities.
+
+    Args:
+      logits: float[B, T, V]; computed with in float32.
+      targets: int[B, T], ids below V.
+      weights: float32[B, T]; a token of weight 0 contributes nothing, here and to the gradient.
+      label_smoothing: probability in [0, 1); a Python number.
+      z_loss: coefficient of the z-loss.
+
+    Returns:
+      float32 scalars, undivided. Every field but `correct` and `weight` has a gradient.
+
+    Raises:
+      ValueError: if `label_smoothing` lies outside [0, 1).
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing={label_smoothing} must lie in [0, 1)")
+    logits = logits.astype(jnp.float32)
+    ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, 2)
+    # A masked sum, not a gather: it fuses, its gradient is no scatter, and logits that are sharded
+    # over V stay where they are.
+    target_logits = jnp.sum(jnp.where(ids == targets[..., None], logits, 0.0), axis=-1)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    nll = log_z - target_logits
+    loss = nll
+    if label_smoothing:
+        others = logits.shape[-1] - 1
+        low = label_smoothing / others
+        entropy = -(1 - label_smoothing) * math.log1p(-label_smoothing)
+        entropy -= label_smoothing * math.log(low)
+        all_nll = jnp.sum(log_z[..., None] - logits, axis=-1)
+        loss = (1 - label_smoothing) * nll + low * (all_nll - nll) - entropy
+    z = z_loss * jnp.square(log_z)
+    # The first id with the largest logit. XLA's argmax reduces pairs, which made the loss and its
+    # gradient a tenth slower on CPU.
+    is_highest = logits == jnp.max(logits, axis=-1, keepdims=True)
+    correct = jnp.min(jnp.where(is_highest, ids, logits.shape[-1]), axis=-1) == targets
+    return LossSums(
+        objective=jnp.sum(weights * (loss + z)),
+        nll=jnp.sum(weights * nll),
+        z_loss=jnp.sum(weights * z),
+        correct=jnp.sum(weights * correct),
+        weight=jnp.sum(weights),
+    )
