@@ -53,7 +53,11 @@ def _rows(config: T5Config) -> Iterator[tuple[str, str, Transform]]:
                 yield f"{theirs}.{j}.layer_norm.weight", f"{ours}/pre_{norm}_layer_norm/scale", SAME
                 for letter, kernel in _ATTENTION.items():
                     transform = OUT_OF_HEADS if letter == "o" else INTO_HEADS
-                    yield f"{theirs}.{j}.{name}.{letter}.weight", f"{ours}/{module}/{kernel}", transform
+                    yield (
+                        f"{theirs}.{j}.{name}.{letter}.weight",
+                        f"{ours}/{module}/{kernel}",
+                        transform,
+                    )
             per_layer = config.relative_bias == "per_layer"
             if per_layer or i == 0:
                 owner = ours if per_layer else stack_name

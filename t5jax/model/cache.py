@@ -24,9 +24,7 @@ class KVCache:
     values: Any
 
     @classmethod
-    def init(
-        cls, config: T5Config, batch: int, length: int, *, dtype: Any, scan: bool
-    ) -> KVCache:
+    def init(cls, config: T5Config, batch: int, length: int, *, dtype: Any, scan: bool) -> KVCache:
         """An empty cache for `batch` rows of up to `length` tokens."""
         shape = (batch, config.num_heads, length, config.d_kv)
         layers = config.num_decoder_layers

@@ -249,7 +249,7 @@ class T5(nn.Module):
         *,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
-        """int[B, S] -> hidden states [B, S, D]; what stands at padding has no meaning."""
+        """int[B, S] -> hidden states [B, S, D], zero at padding."""
         if segment_ids is None:
             segment_ids = self.segments(input_ids)
         mask = segment_mask(segment_ids, segment_ids)
@@ -262,7 +262,10 @@ class T5(nn.Module):
 
         x = self.embed(input_ids, first)
         x, _ = self.encoder.fold(step, x, self.layer_keys(inner, self.config.num_layers))
-        return dropout(self.encoder.norm(x), self.config.dropout, last)
+        x = dropout(self.encoder.norm(x), self.config.dropout, last)
+        # A row of nothing but padding has nothing to attend to: zeros give it a defined answer,
+        # whatever the width it is padded to.
+        return jnp.where((segment_ids != 0)[..., None], x, jnp.zeros((), x.dtype))
 
     def decode(
         self,

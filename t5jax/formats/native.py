@@ -1,0 +1,187 @@
+"""t5jax's own format: a folder that a training run fills, or `Text2Text.save` writes.
+
+    model.json            architecture, default generation options, max_input_length
+    vocabulary/           see `t5jax.vocabulary`
+    checkpoints/STEP/params/   Orbax: the parameter tree with stacked layers
+
+A run has more beside it (config.yaml, metrics, optimizer state), which loading does not need.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from t5jax import sharding
+from t5jax.model.config import T5Config
+from t5jax.model.parameters import Params, abstract_params, logical_axes
+from t5jax.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
+
+MODEL_FILE = "model.json"
+VOCABULARY = "vocabulary"
+CHECKPOINTS = "checkpoints"
+PARAMS = "params"
+
+
+class Model(NamedTuple):
+    """What a folder says of its model, beside the parameters."""
+
+    config: T5Config
+    vocabulary: Vocabulary
+    generation: dict[str, Any]
+    max_input_length: int | None
+
+
+def detect(path: Path) -> bool:
+    """Whether `path` is a folder of this format, or one step of its checkpoints."""
+    return (path / MODEL_FILE).is_file() or _step_of(path) is not None
+
+
+def _step_of(path: Path) -> tuple[Path, int] | None:
+    """(folder, step) of FOLDER/checkpoints/STEP."""
+    path = path.absolute()
+    if path.parent.name == CHECKPOINTS and path.name.isdigit():
+        folder = path.parent.parent
+        if (folder / MODEL_FILE).is_file():
+            return folder, int(path.name)
+    return None
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps of the committed checkpoints in `folder`, ascending."""
+    root = folder / CHECKPOINTS
+    if not root.is_dir():
+        return []
+    # Orbax writes under another name and renames when all is there, so a number means complete.
+    return sorted(int(p.name) for p in root.iterdir() if p.name.isdigit())
+
+
+def write_model(folder: Path, model: Model) -> None:
+    """Writes what `read_model` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_vocabulary(model.vocabulary, folder / VOCABULARY)
+    text = json.dumps(
+        {
+            "model": dataclasses.asdict(model.config),
+            "generation": model.generation,
+            "max_input_length": model.max_input_length,
+        },
+        indent=2,
+    )
+    temporary = folder / f"{MODEL_FILE}.tmp"
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, folder / MODEL_FILE)
+
+
+def read_model(folder: Path) -> Model:
+    """Raises ValueError where model.json is damaged or names an unknown field."""
+    file = folder / MODEL_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        fields = content["model"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); copy the folder again") from error
+    known = {field.name for field in dataclasses.fields(T5Config)}
+    unknown = sorted(set(fields) - known)
+    if unknown:
+        raise ValueError(f"{file}: unknown model field {unknown[0]!r}; a newer t5jax wrote it?")
+    return Model(
+        T5Config(**fields),
+        load_vocabulary(folder / VOCABULARY),
+        content.get("generation", {}),
+        content.get("max_input_length"),
+    )
+
+
+def abstract(config: T5Config, dtype: Any, mesh: Mesh | None) -> Params:
+    """Shapes, dtype and placement of the parameters, as Orbax restores them."""
+    shapes = abstract_params(config)
+    if mesh is None:
+        one = SingleDeviceSharding(jax.devices()[0])
+        places = jax.tree.map(lambda _: one, shapes)
+    else:
+        axes = logical_axes(config)
+        sharding.check_divisible(shapes, axes, mesh)
+        places = sharding.shardings(axes, mesh)
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, dtype, sharding=place), shapes, places
+    )
+
+
+def read_params(
+    path: Path, config: T5Config, *, dtype: Any = jnp.float32, mesh: Mesh | None = None
+) -> Params:
+    """The parameters of a folder's latest step, or of one step's folder, cast and placed.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint. ValueError: it does not fit `config`, or is damaged.
+    """
+    found = _step_of(path)
+    folder, step = found if found else (path.absolute(), None)
+    available = steps(folder)
+    if step is None and available:
+        step = available[-1]
+    if step not in available:
+        have = f"steps there: {available}" if available else "there is none yet"
+        raise FileNotFoundError(f"no checkpoint {'' if step is None else step} in {folder}; {have}")
+    source = folder / CHECKPOINTS / str(step) / PARAMS
+    target = abstract(config, dtype, mesh)
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            stored = checkpointer.metadata(source).item_metadata.tree
+        except Exception as error:
+            raise ValueError(f"{source} is damaged or incomplete: {_first_line(error)}") from error
+        _check_shapes(source, stored, target)
+        try:
+            return checkpointer.restore(source, target)
+        except Exception as error:
+            raise ValueError(f"{source} is damaged or incomplete: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_shapes(source: Path, stored: Any, target: Params) -> None:
+    theirs = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree.leaves_with_path(stored, is_leaf=lambda x: hasattr(x, "shape"))
+    }
+    ours = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree.leaves_with_path(target)
+    }
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            raise ValueError(
+                f"{source}: {name} is {theirs.get(name, 'missing')} there and "
+                f"{ours.get(name, 'unknown')} in the model's configuration"
+            )
+
+
+def save(path: str | Path, model: Model, params: Params) -> None:
+    """Writes a folder that `t5jax.load` reads; it is complete or not there.
+
+    Raises:
+      FileExistsError: `path` exists.
+    """
+    path = Path(path).absolute()
+    if path.exists():
+        raise FileExistsError(f"{path} exists; choose another folder or delete it")
+    temporary = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
+    try:
+        write_model(temporary, model)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(temporary / CHECKPOINTS / "0" / PARAMS, params)
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

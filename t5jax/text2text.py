@@ -1,0 +1,490 @@
+"""`Text2Text`: a model with its parameters and vocabulary, ready to generate, score and embed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from t5jax import sharding
+from t5jax.decoding.loop import Decoded, Ids, decode
+from t5jax.decoding.options import GenerationOptions
+from t5jax.decoding.samplers import Greedy, Sample
+from t5jax.formats import native
+from t5jax.model.cache import KVCache
+from t5jax.model.config import T5Config
+from t5jax.model.network import T5
+from t5jax.model.parameters import Params, abstract_params, logical_axes, stack, unstack
+from t5jax.vocabulary import Vocabulary
+
+# Rows and lengths are rounded up to these, so that few programs serve all shapes.
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+LENGTH_BUCKETS = (16, 32, 64, 128, 256, 384, 512, 768, 1024)
+
+
+def bucket(size: int, buckets: Sequence[int]) -> int:
+    """The smallest of `buckets` that `size` fits in; beyond them, multiples of the last."""
+    for candidate in buckets:
+        if size <= candidate:
+            return candidate
+    return -(-size // buckets[-1]) * buckets[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """Results of `generate_ids` for B inputs with n sequences each.
+
+    `ids` int32[B, n, T]: without the start id, with EOS, then padding (0). `scores` float32[B, n]:
+    log p(sequence | input) in nats under the model. `lengths` int32[B, n]: tokens, EOS counted.
+    """
+
+    ids: np.ndarray
+    scores: np.ndarray
+    lengths: np.ndarray
+
+
+@flax.struct.dataclass
+class Encoded:
+    """Encoder output for B inputs: `hidden` [B, S, D], zero at padding; `mask` bool[B, S]."""
+
+    hidden: jax.Array
+    mask: jax.Array
+    # What was encoded, int32[B, S]: sampling is seeded by the input, not by its place in a batch.
+    ids: np.ndarray = flax.struct.field(pytree_node=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+# The compiled programs. They are module-level functions of hashable models, so every Text2Text of
+# one architecture shares them.
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _encode(model: T5, params: Params, ids: jax.Array) -> jax.Array:
+    return model.apply({"params": params}, ids, method="encode")
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _logits(model: T5, params: Params, ids: jax.Array, prefix: jax.Array) -> jax.Array:
+    return model.apply({"params": params}, ids, prefix)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _score(model: T5, params: Params, hidden: Any, mask: Any, targets: Any) -> jax.Array:
+    config = model.config
+    start = jnp.full_like(targets[:, :1], config.decoder_start_token_id)
+    prefix = jnp.concatenate([start, targets[:, :-1]], axis=1)
+    logits = model.apply(
+        {"params": params}, hidden, mask.astype(jnp.int32), prefix, method="decode"
+    )
+    log_p = jnp.take_along_axis(logits, targets[:, :, None], axis=-1)[:, :, 0]
+    log_p = log_p - jax.nn.logsumexp(logits, axis=-1)
+    return jnp.sum(jnp.where(targets != config.pad_token_id, log_p, 0.0), axis=1)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "length", "ids", "sampler", "block"))
+def _decode(
+    model: T5,
+    params: Params,
+    hidden: jax.Array,
+    mask: jax.Array,
+    row_keys: jax.Array,
+    done: jax.Array,
+    max_new_tokens: jax.Array,
+    min_new_tokens: jax.Array,
+    *,
+    length: int,
+    ids: Ids,
+    sampler: Greedy | Sample,
+    block: int,
+) -> Decoded:
+    variables = {"params": params}
+    cross_kv = model.apply(variables, hidden, method="cross_kv")
+    cache = KVCache.init(
+        model.config, row_keys.shape[0], length, dtype=hidden.dtype, scan=model.scan
+    )
+
+    def step(tokens: jax.Array, cache: KVCache, index: jax.Array) -> tuple[jax.Array, KVCache]:
+        return model.apply(variables, tokens, cross_kv, mask, cache, index, method="decode_step")
+
+    return decode(
+        step,
+        cache,
+        row_keys,
+        done,
+        length=length,
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens,
+        ids=ids,
+        sampler=sampler,
+        block=block,
+    )
+
+
+class Text2Text:
+    """A model, its parameters and its vocabulary.
+
+    Args:
+      config: the architecture.
+      params: the parameter tree with stacked layers, as `t5jax.model.parameters.init_params`
+        makes it; leaves may lie on host or device.
+      vocabulary: turns text to ids and back.
+      dtype: "float32" or "bfloat16": what parameters are stored in and computed with. Norms,
+        softmax and logits are float32.
+      mesh: devices to spread the parameters over; default: one device.
+      generation: default options of `generate`.
+      max_input_length: tokens of a text that are used, its EOS counted; None: all.
+
+    Raises:
+      ValueError: a parameter is missing or does not fit the configuration.
+    """
+
+    def __init__(
+        self,
+        config: T5Config,
+        params: Params,
+        vocabulary: Vocabulary,
+        *,
+        dtype: str = "float32",
+        mesh: Mesh | None = None,
+        generation: GenerationOptions | None = None,
+        max_input_length: int | None = None,
+    ) -> None:
+        if vocabulary.vocab_size > config.vocab_size:
+            raise ValueError(
+                f"the vocabulary has {vocabulary.vocab_size} ids, the embedding only "
+                f"{config.vocab_size} rows; they do not belong together"
+            )
+        check_params(config, params)
+        self.config = config
+        self.vocabulary = vocabulary
+        self.dtype = jnp.dtype(dtype)
+        self.model = T5(config, dtype=self.dtype)
+        self.generation = generation or GenerationOptions()
+        self.max_input_length = max_input_length
+        self.mesh = mesh
+        self._unrolled = T5(config, dtype=self.dtype, scan=False)
+        self._params = _place(config, params, self.dtype, mesh)
+        self._cut_reported = False
+
+    @property
+    def params(self) -> Params:
+        """The parameter tree with stacked layers, in `dtype`; stacked anew at each access."""
+        # Decoding wants one array a layer (slicing stacked ones inside the loop costs a third of
+        # its speed), and holding both would double the memory.
+        return stack(self._params)
+
+    def encode(self, texts: str | Sequence[str]) -> Encoded:
+        """Texts -> encoder output; give it to `generate` any number of times."""
+        return self.encode_ids(self.text_ids(texts))
+
+    def encode_ids(self, input_ids: Any) -> Encoded:
+        """int[B, S] (0 = padding) -> encoder output, its S rounded up."""
+        ids = self._ids(input_ids, "input_ids")
+        rows, width = ids.shape
+        padded = np.zeros((self._rows(rows), bucket(width, LENGTH_BUCKETS)), np.int32)
+        padded[:rows, :width] = ids
+        with sharding.use(self.mesh):
+            hidden = _encode(self._unrolled, self._params, padded)
+        padded = padded[:rows]
+        return Encoded(hidden[:rows], jnp.asarray(padded != self.config.pad_token_id), padded)
+
+    def logits(self, input_ids: Any, decoder_input_ids: Any) -> jax.Array:
+        """Teacher-forced: int[B, S], int[B, T] beginning with the start id -> float32[B, T, V]."""
+        ids = self._ids(input_ids, "input_ids")
+        prefix = self._ids(decoder_input_ids, "decoder_input_ids")
+        if len(ids) != len(prefix):
+            raise ValueError(f"{len(ids)} rows of input_ids, {len(prefix)} of decoder_input_ids")
+        with sharding.use(self.mesh):
+            return _logits(self._unrolled, self._params, ids, prefix)
+
+    def score(self, inputs: str | Sequence[str], targets: str | Sequence[str]) -> np.ndarray:
+        """float32[B]: log p(target | input) in nats, summed over the target's tokens and EOS."""
+        inputs = [inputs] if isinstance(inputs, str) else inputs
+        targets = [targets] if isinstance(targets, str) else targets
+        ids = [[*self.vocabulary.encode(text), self.config.eos_token_id] for text in targets]
+        return self.score_ids(self.text_ids(inputs), _pad(ids))
+
+    def score_ids(self, input_ids: Any, target_ids: Any, *, batch_size: int = 64) -> np.ndarray:
+        """int[B, S], int[B, T] (0 = padding) -> float32[B]: log p(target | input) in nats."""
+        ids = self._ids(input_ids, "input_ids")
+        targets = self._ids(target_ids, "target_ids")
+        if len(ids) != len(targets):
+            raise ValueError(f"{len(ids)} inputs, {len(targets)} targets; give one target an input")
+        scores = np.zeros(len(ids), np.float32)
+        for rows in _by_length(ids, batch_size):
+            encoded = self.encode_ids(_trim(ids[rows]))
+            part = _trim(targets[rows])
+            padded = np.zeros(
+                (self._rows(len(rows)), bucket(part.shape[1], LENGTH_BUCKETS)), np.int32
+            )
+            padded[: len(rows), : part.shape[1]] = part
+            hidden, mask = self._pad_rows(encoded, len(padded))
+            with sharding.use(self.mesh):
+                result = _score(self._unrolled, self._params, hidden, mask, padded)
+            scores[rows] = np.asarray(result)[: len(rows)]
+        return scores
+
+    def generate(
+        self, texts: str | Sequence[str] | Encoded, *, batch_size: int = 64, **options: Any
+    ) -> Any:
+        """Text for text; see `GenerationOptions` for `options`.
+
+        A string gives a string, a sequence (or `Encoded`) a list of strings; with
+        `num_return_sequences=n > 1`, each string becomes a list of n.
+        """
+        settings = self.generation.replace(options)
+        if isinstance(texts, Encoded):
+            result = self._generate_encoded(texts, settings)
+        else:
+            result = self._generate_ids(self.text_ids(texts), settings, batch_size)
+        groups = [
+            [self.vocabulary.decode(ids[:n].tolist()) for ids, n in zip(*row, strict=True)]
+            for row in zip(result.ids, result.lengths, strict=True)
+        ]
+        out = groups if settings.num_return_sequences > 1 else [group[0] for group in groups]
+        return out[0] if isinstance(texts, str) else out
+
+    def generate_ids(self, input_ids: Any, *, batch_size: int = 64, **options: Any) -> Generation:
+        """int[B, S] (0 = padding) -> `Generation`; see `GenerationOptions` for `options`.
+
+        Inputs go `batch_size` at a time, sorted by length. What an input gives does not depend on
+        the others.
+        """
+        ids = self._ids(input_ids, "input_ids")
+        return self._generate_ids(ids, self.generation.replace(options), batch_size)
+
+    def _generate_ids(
+        self, ids: np.ndarray, settings: GenerationOptions, batch_size: int
+    ) -> Generation:
+        parts = [
+            (rows, self._generate_encoded(self.encode_ids(_trim(ids[rows])), settings))
+            for rows in _by_length(ids, batch_size)
+        ]
+        width = max((part.ids.shape[-1] for _, part in parts), default=0)
+        shape = (len(ids), settings.num_return_sequences)
+        out = Generation(
+            np.zeros((*shape, width), np.int32),
+            np.zeros(shape, np.float32),
+            np.zeros(shape, np.int32),
+        )
+        for rows, part in parts:
+            out.ids[rows, :, : part.ids.shape[-1]] = part.ids
+            out.scores[rows], out.lengths[rows] = part.scores, part.lengths
+        return out
+
+    def _generate_encoded(self, encoded: Encoded, settings: GenerationOptions) -> Generation:
+        inputs, samples = len(encoded), settings.num_return_sequences
+        if inputs == 0:
+            empty = np.zeros((0, samples))
+            return Generation(
+                np.zeros((0, samples, 0), np.int32),
+                empty.astype(np.float32),
+                empty.astype(np.int32),
+            )
+        rows = self._rows(inputs)
+        hidden, mask = self._pad_rows(encoded, rows)
+        keys = np.zeros((rows, samples, 2), np.uint32)
+        for i, row in enumerate(encoded.ids):
+            for j in range(samples):
+                keys[i, j] = _row_key(settings.seed, row[row != 0], j)
+        done = np.repeat(np.arange(rows) >= inputs, samples)
+        on_cpu = jax.default_backend() == "cpu"
+        with sharding.use(self.mesh):
+            decoded = _decode(
+                self._unrolled,
+                self._params,
+                hidden,
+                mask,
+                keys.reshape(-1, 2),
+                done,
+                np.int32(settings.max_new_tokens),
+                np.int32(settings.min_new_tokens),
+                length=bucket(settings.max_new_tokens, LENGTH_BUCKETS),
+                ids=Ids(
+                    start=self.config.decoder_start_token_id,
+                    pad=self.config.pad_token_id,
+                    eos=(self.config.eos_token_id,),
+                    limit=self.vocabulary.vocab_size,
+                ),
+                sampler=settings.sampler(),
+                block=1 if on_cpu else 8,
+            )
+        decoded = jax.device_get(decoded)
+        lengths = decoded.lengths.reshape(rows, samples)[:inputs]
+        ids = decoded.ids.reshape(rows, samples, -1)[:inputs, :, : lengths.max()]
+        return Generation(ids, decoded.scores.reshape(rows, samples)[:inputs], lengths)
+
+    def save(self, path: str, format: str = "t5jax", dtype: str | None = None) -> None:
+        """Writes the model to a folder that does not exist yet; `load` reads it.
+
+        Raises:
+          ValueError: unknown format. FileExistsError: `path` exists.
+        """
+        if format != "t5jax":
+            raise ValueError(f"format={format!r} is not known; use 't5jax'")
+        params = self.params
+        if dtype is not None:
+            params = jax.tree.map(lambda x: x.astype(dtype), params)
+        generation = dataclasses.asdict(self.generation)
+        model = native.Model(self.config, self.vocabulary, generation, self.max_input_length)
+        native.save(path, model, params)
+
+    def text_ids(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Texts -> int32[B, S], each with its EOS, cut to `max_input_length`, padded with 0.
+
+        The first cut is reported on stderr, with the number of tokens lost.
+        """
+        texts = [texts] if isinstance(texts, str) else texts
+        rows = []
+        for text in texts:
+            ids = self.vocabulary.encode(text)
+            limit = self.max_input_length
+            if limit is not None and len(ids) + 1 > limit:
+                if not self._cut_reported:
+                    print(
+                        f"warning: an input has {len(ids) + 1} tokens; {len(ids) + 1 - limit} "
+                        f"beyond max_input_length={limit} were cut (said once)",
+                        file=sys.stderr,
+                    )
+                    self._cut_reported = True
+                ids = ids[: limit - 1]
+            rows.append([*ids, self.config.eos_token_id])
+        return _pad(rows)
+
+    def _ids(self, ids: Any, name: str) -> np.ndarray:
+        ids = np.asarray(ids)
+        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+            if ids.size == 0:
+                return np.zeros((len(ids), 0), np.int32)
+            raise ValueError(f"{name} must be int[rows, tokens], not {ids.dtype}{list(ids.shape)}")
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.config.vocab_size:
+            bad = ids.min() if ids.min() < 0 else ids.max()
+            raise ValueError(f"{name} holds id {bad}; ids are 0 to {self.config.vocab_size - 1}")
+        return ids.astype(np.int32)
+
+    def _rows(self, rows: int) -> int:
+        """Rows rounded up to a bucket, and so that they divide over the mesh."""
+        parts = 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return -(-bucket(rows, ROW_BUCKETS) // parts) * parts
+
+    def _pad_rows(self, encoded: Encoded, rows: int) -> tuple[jax.Array, jax.Array]:
+        extra = rows - len(encoded)
+        if extra == 0:
+            return encoded.hidden, encoded.mask
+        return (
+            jnp.pad(encoded.hidden, ((0, extra), (0, 0), (0, 0))),
+            jnp.pad(encoded.mask, ((0, extra), (0, 0))),
+        )
+
+
+def load(path: str | Path, dtype: str = "float32", mesh: Mesh | None = None) -> Text2Text:
+    """Loads a model from a run folder, a saved folder, or FOLDER/checkpoints/STEP.
+
+    A run gives its latest step. Parameters are read straight into `dtype` ("float32" or
+    "bfloat16") and onto `mesh`; computation is in `dtype` too, but norms, softmax and logits.
+    Compiled programs are kept in a cache on disk unless JAX already has one configured.
+
+    Raises:
+      FileNotFoundError: nothing is there. ValueError: what is there is damaged, or of no known
+        format.
+    """
+    path = Path(path)
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype={dtype!r} must be 'float32' or 'bfloat16'")
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is no folder; give a t5jax run or a saved model")
+    if not native.detect(path):
+        raise ValueError(f"{path} holds no {native.MODEL_FILE}; give a t5jax run or saved model")
+    keep_compiled_programs()
+    folder = path if (path / native.MODEL_FILE).is_file() else path.absolute().parent.parent
+    model = native.read_model(folder)
+    return Text2Text(
+        model.config,
+        native.read_params(path, model.config, dtype=jnp.dtype(dtype), mesh=mesh),
+        model.vocabulary,
+        dtype=dtype,
+        mesh=mesh,
+        generation=GenerationOptions().replace(model.generation),
+        max_input_length=model.max_input_length,
+    )
+
+
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs on disk, unless the user has configured JAX's cache already."""
+    if jax.config.jax_compilation_cache_dir is None:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(root) / "t5jax" / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def check_params(config: T5Config, params: Params) -> None:
+    """Raises ValueError, naming the first parameter that is missing, unknown or misshapen."""
+    expected = dict(jax.tree.leaves_with_path(abstract_params(config)))
+    given = dict(jax.tree.leaves_with_path(params))
+    for path in expected.keys() | given.keys():
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if path not in given:
+            raise ValueError(f"parameter {name} {expected[path].shape} is missing")
+        if path not in expected:
+            raise ValueError(f"parameter {name} has no place in this configuration")
+        if given[path].shape != expected[path].shape:
+            raise ValueError(
+                f"parameter {name} has shape {given[path].shape}; "
+                f"the configuration asks for {expected[path].shape}"
+            )
+
+
+def _place(config: T5Config, params: Params, dtype: Any, mesh: Mesh | None) -> Params:
+    """Cast, unrolled, on the device or spread over the mesh."""
+
+    def convert(params: Params) -> Params:
+        return unstack(jax.tree.map(lambda x: x.astype(dtype), params))
+
+    if mesh is None:
+        return jax.jit(convert)(params)
+    axes = logical_axes(config)
+    sharding.check_divisible(abstract_params(config), axes, mesh)
+    placed = jax.device_put(params, sharding.shardings(axes, mesh))
+    return jax.jit(convert)(placed)
+
+
+def _row_key(seed: int, ids: np.ndarray, sample: int) -> np.ndarray:
+    """uint32[2] from the seed, the input and the sample's number: nothing of the batch."""
+    text = f"{seed}/{sample}/".encode() + ids.astype("<i4").tobytes()
+    return np.frombuffer(hashlib.blake2b(text, digest_size=8).digest(), np.uint32)
+
+
+def _pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
+    out = np.zeros((len(rows), max(map(len, rows), default=0)), np.int32)
+    for row, ids in zip(out, rows, strict=True):
+        row[: len(ids)] = ids
+    return out
+
+
+def _trim(ids: np.ndarray) -> np.ndarray:
+    """Without the columns at the end that are padding in every row."""
+    used = np.flatnonzero((ids != 0).any(axis=0))
+    return ids[:, : used[-1] + 1 if len(used) else 1]
+
+
+def _by_length(ids: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Row numbers in batches of like length, longest first."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    lengths = np.where(ids != 0, np.arange(1, ids.shape[1] + 1), 0).max(axis=1, initial=0)
+    order = np.argsort(-lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
