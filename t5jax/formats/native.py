@@ -123,7 +123,8 @@ def read_params(
     """The parameters of a folder's latest step, or of one step's folder, cast and placed.
 
     Raises:
-      FileNotFoundError: there is no checkpoint. ValueError: it does not fit `config`, or is damaged.
+      FileNotFoundError: there is no checkpoint.
+      ValueError: it does not fit `config`, or is damaged.
     """
     found = _step_of(path)
     folder, step = found if found else (path.absolute(), None)

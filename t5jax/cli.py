@@ -1,0 +1,291 @@
+"""The command line: train, eval, generate, tasks, vocabulary."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import textwrap
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import t5jax
+from t5jax.decoding.options import GenerationOptions
+
+# What a user can mend: one line, no traceback. Set T5JAX_TRACEBACK=1 to see where it came from.
+MISTAKES = (ValueError, FileNotFoundError, FileExistsError, FloatingPointError, OSError)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}; see `{self.prog} --help`", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command; a user's mistake prints one line that begins `error:` and exits 2."""
+    parser = Parser(prog="t5jax", description="The T5 family in JAX.")
+    parser.add_argument("--version", action="version", version=f"t5jax {t5jax.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    for add in (_add_train, _add_eval, _add_generate, _add_tasks, _add_vocabulary):
+        add(commands)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "train":
+        parser.error(f"unknown argument {rest[0]}")
+    arguments.rest = rest
+    # TensorFlow's start-up chatter would bury a command's own lines.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        arguments.run(arguments)
+    except MISTAKES as error:
+        if os.environ.get("T5JAX_TRACEBACK"):
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except BrokenPipeError:  # `t5jax … | head`
+        sys.stderr.close()
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 500 else text[:500] + "…"
+
+
+# train
+
+
+def _add_train(commands: Any) -> None:
+    from t5jax.config_files import knobs
+
+    lines = [
+        textwrap.fill(
+            f"{name}{f' = {default}' if default else ''}",
+            96,
+            initial_indent="  ",
+            subsequent_indent="    ",
+        )
+        + f"\n      {meaning}"
+        for name, default, meaning in knobs()
+    ]
+    parser = commands.add_parser(
+        "train",
+        help="train, or go on with a run",
+        description="Starts the run that CONFIG describes, or goes on with the one in its "
+        "run_dir. Any knob below can be given as --section.key=value.",
+        epilog="knobs and their defaults:\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="CONFIG.yaml")
+    parser.set_defaults(run=_train)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from t5jax.config_files import build_config, read_config
+
+    tree = read_config(arguments.config, arguments.rest)
+    build_config(tree)  # a misspelt key should not take the seconds that TensorFlow does
+    from t5jax.training.loop import train
+
+    train(tree)
+
+
+# eval
+
+
+def _add_eval(commands: Any) -> None:
+    parser = commands.add_parser("eval", help="evaluate a checkpoint on seqio tasks")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT")
+    parser.add_argument("--tasks", required=True, help="tasks or mixtures, divided by commas")
+    parser.add_argument("--split", default="validation", help="split to evaluate (%(default)s)")
+    parser.add_argument("--out", help="folder for results (CHECKPOINT/eval)")
+    parser.add_argument("--examples", type=int, help="first examples of each task (all)")
+    parser.add_argument("--batch", type=int, default=256, help="rows at a time (%(default)s)")
+    parser.add_argument("--modules", default="", help="your task modules, divided by commas")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    _add_options(parser)
+    parser.set_defaults(run=_eval)
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    t5 = t5jax.load(arguments.checkpoint, dtype=arguments.dtype)
+    options = _options(arguments)
+    t5.generation.replace(options)  # a wrong option should not wait for the data
+    from t5jax.config import LengthsConfig
+    from t5jax.evaluate import Evaluation, write_results
+    from t5jax.tasks import registry
+
+    registry.load_modules([name for name in arguments.modules.split(",") if name])
+    limit = t5.max_input_length
+    evaluation = Evaluation(
+        arguments.tasks.split(","),
+        t5.vocabulary,
+        split=arguments.split,
+        lengths=None if limit is None else LengthsConfig(limit, t5.generation.max_new_tokens),
+        examples=arguments.examples,
+        batch=arguments.batch,
+    )
+    results = evaluation.run(t5, **options)
+    out = Path(arguments.out or Path(arguments.checkpoint) / "eval")
+    write_results(out, results, {"checkpoint": arguments.checkpoint, "split": arguments.split})
+    for task, result in results.items():
+        print(f"{task} ({arguments.split})")
+        for name, value in result.metrics.items():
+            print(f"  {name:28} {value:.4f}" if name != "examples" else f"  {name:28} {value}")
+    print(f"written to {out}")
+
+
+# generate
+
+
+def _add_generate(commands: Any) -> None:
+    parser = commands.add_parser("generate", help="text in, text out")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT")
+    parser.add_argument("texts", metavar="TEXT", nargs="*")
+    parser.add_argument("--input", help="a file with one input a line; - for stdin")
+    parser.add_argument("--output", help="file to write (stdout)")
+    parser.add_argument("--batch", type=int, default=64, help="rows at a time (%(default)s)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    _add_options(parser)
+    parser.set_defaults(run=_generate)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    if bool(arguments.texts) == bool(arguments.input):
+        raise ValueError("give texts, or --input FILE (- for stdin), and not both")
+    if arguments.input not in (None, "-") and not Path(arguments.input).is_file():
+        raise FileNotFoundError(f"--input {arguments.input}: no such file")
+    if arguments.batch < 1:
+        raise ValueError(f"--batch {arguments.batch} must be at least 1")
+    t5 = t5jax.load(arguments.checkpoint, dtype=arguments.dtype)
+    options = _options(arguments)
+    lines = iter(arguments.texts) if arguments.texts else _lines(arguments.input)
+    output = open(arguments.output, "w", encoding="utf-8") if arguments.output else sys.stdout
+    try:
+        for texts in _batches(lines, arguments.batch):
+            for result in t5.generate(texts, batch_size=arguments.batch, **options):
+                samples = [result] if isinstance(result, str) else result
+                # One line an input, whatever the model says.
+                print("\t".join(" ".join(s.splitlines()) for s in samples), file=output)
+            output.flush()
+    finally:
+        if output is not sys.stdout:
+            output.close()
+
+
+def _lines(source: str) -> Iterator[str]:
+    if source == "-":
+        yield from (line.rstrip("\n") for line in sys.stdin)
+        return
+    with open(source, encoding="utf-8") as stream:
+        yield from (line.rstrip("\n") for line in stream)
+
+
+def _batches(lines: Iterator[str], size: int) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for line in lines:
+        batch.append(line)
+        # A person who types waits for an answer to each line.
+        if len(batch) == size or sys.stdin.isatty():
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("generation options (default: the checkpoint's)")
+    types = typing.get_type_hints(GenerationOptions)
+    for field in dataclasses.fields(GenerationOptions):
+        name = f"--{field.name}"
+        help = f"{field.metadata['help']} ({field.default})"
+        kind = types[field.name]
+        if kind is bool:
+            action = argparse.BooleanOptionalAction
+            group.add_argument(name, action=action, default=None, help=help)
+        else:
+            group.add_argument(name, type=kind, metavar=kind.__name__.upper(), help=help)
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    given = {name: getattr(arguments, name) for name in GenerationOptions.names()}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+# tasks
+
+
+def _add_tasks(commands: Any) -> None:
+    parser = commands.add_parser("tasks", help="list tasks, or show one task's examples")
+    parser.add_argument("name", metavar="NAME", nargs="?")
+    parser.add_argument("--split", default="train", help="split to show (%(default)s)")
+    parser.add_argument("--n", type=int, default=3, help="examples to show (%(default)s)")
+    parser.add_argument("--vocabulary", default="bytes", help="as in a config (%(default)s)")
+    parser.add_argument("--modules", default="", help="your task modules, divided by commas")
+    parser.set_defaults(run=_tasks)
+
+
+def _tasks(arguments: argparse.Namespace) -> None:
+    from t5jax.vocabulary import make_vocabulary
+
+    vocabulary = make_vocabulary(arguments.vocabulary)
+    from t5jax import tasks
+
+    tasks.registry.load_modules([name for name in arguments.modules.split(",") if name])
+    if arguments.name is None:
+        print("\n".join(tasks.registry.task_names()))
+        return
+    theirs = tasks.registry.seqio_vocabulary(vocabulary)
+    provider = tasks.registry.with_vocabulary(arguments.name, theirs)
+    if arguments.split not in provider.splits:
+        raise ValueError(
+            f"{arguments.name} has no split {arguments.split!r}; it has "
+            f"{', '.join(sorted(provider.splits))}"
+        )
+    dataset = provider.get_dataset(None, arguments.split, shuffle=False, num_epochs=1)
+    for example in dataset.take(arguments.n).as_numpy_iterator():
+        for name in ("inputs", "targets"):
+            ids = example[name].tolist()
+            text = example.get(f"{name}_pretokenized", b"").decode() or vocabulary.decode(ids)
+            print(f"{name:8} {text}\n{'':8} {' '.join(map(str, ids))}")
+        print()
+
+
+# vocabulary
+
+
+def _add_vocabulary(commands: Any) -> None:
+    parser = commands.add_parser(
+        "vocabulary", help="train a SentencePiece model on the text of a task's train split"
+    )
+    parser.add_argument("name", metavar="NAME", help="task or mixture")
+    parser.add_argument("output", metavar="OUTPUT.model")
+    parser.add_argument("--size", type=int, default=256, help="pieces (%(default)s)")
+    parser.add_argument("--examples", type=int, default=100_000, help="to learn from (%(default)s)")
+    parser.add_argument("--modules", default="", help="your task modules, divided by commas")
+    parser.set_defaults(run=_vocabulary)
+
+
+def _vocabulary(arguments: argparse.Namespace) -> None:
+    from t5jax import tasks
+    from t5jax.vocabulary import train_sentencepiece
+
+    tasks.registry.load_modules([name for name in arguments.modules.split(",") if name])
+    provider = tasks.registry.get(arguments.name)
+    dataset = provider.get_dataset(None, "train", shuffle=False, num_epochs=1)
+
+    def texts() -> Iterator[str]:
+        for example in dataset.take(arguments.examples).as_numpy_iterator():
+            yield example["inputs_pretokenized"].decode()
+            yield example["targets_pretokenized"].decode()
+
+    train_sentencepiece(texts(), arguments.output, vocab_size=arguments.size)
+    print(f"written to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

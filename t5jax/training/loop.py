@@ -1,0 +1,342 @@
+"""The training loop: `train(config)` starts a run, or goes on with the one in `run_dir`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from t5jax import sharding, text2text
+from t5jax.config import RunConfig
+from t5jax.config_files import build_config, differences, parse_yaml, to_yaml
+from t5jax.data import TrainData
+from t5jax.evaluate import Evaluation, write_results
+from t5jax.formats import native
+from t5jax.model.network import T5
+from t5jax.model.parameters import abstract_params, count_parameters, init_params, logical_axes
+from t5jax.tasks import registry
+from t5jax.text2text import Text2Text
+from t5jax.training.checkpoints import Checkpoints, abstract_state
+from t5jax.training.flops import peak_flops, step_flops
+from t5jax.training.optimizers import make_optimizer, optimizer_state_axes
+from t5jax.training.report import Report
+from t5jax.training.schedules import make_schedule
+from t5jax.training.step import StepMetrics, TrainState, init_state, make_step
+from t5jax.vocabulary import Vocabulary, load_vocabulary, make_vocabulary
+
+# What a run cannot change once it has begun: parameters, data order or optimizer state would no
+# longer be the run's. Everything else may differ when it goes on.
+FIXED = ("model", "vocabulary", "data", "optimizer.name", "training.seed")
+FREE = ("data.prefetch", "data.modules")
+
+
+def train(tree: dict[str, Any]) -> None:
+    """Trains as the configuration `tree` (nested dictionaries) says.
+
+    Raises:
+      ValueError: a bad configuration, or a run folder that belongs to another one.
+      FloatingPointError: the loss is no longer finite; the last checkpoint stays.
+    """
+    config, vocabulary = resolve(tree)
+    run_dir = Path(config.run_dir)
+    registry.load_modules(config.data.modules)
+    text2text.keep_compiled_programs()
+    mesh = sharding.make_mesh(config.mesh)
+    print_devices(mesh)
+    write_run(run_dir, config, vocabulary)
+    with Run(config, vocabulary, mesh, run_dir) as run:
+        run.train()
+
+
+def resolve(tree: dict[str, Any]) -> tuple[RunConfig, Vocabulary]:
+    """The typed configuration and its vocabulary; a run's own copy of it comes first."""
+    early = build_config(tree)
+    if not early.run_dir:
+        raise ValueError("run_dir is empty; name the folder that the run is to fill")
+    if not early.data.mixture:
+        raise ValueError("data.mixture is empty; `t5jax tasks` lists what there is")
+    own = Path(early.run_dir) / native.VOCABULARY
+    vocabulary = load_vocabulary(own) if own.is_dir() else make_vocabulary(early.vocabulary)
+    config = build_config(tree, vocabulary)
+    if config.model.vocab_size < vocabulary.vocab_size:
+        raise ValueError(
+            f"model.vocab_size={config.model.vocab_size} is smaller than the vocabulary's "
+            f"{vocabulary.vocab_size} ids; leave it out, or give it at least as many"
+        )
+    if config.data.batch % config.training.micro_batches:
+        raise ValueError(
+            f"data.batch={config.data.batch} does not divide into "
+            f"training.micro_batches={config.training.micro_batches}"
+        )
+    return config, vocabulary
+
+
+def write_run(run_dir: Path, config: RunConfig, vocabulary: Vocabulary) -> None:
+    """Writes the run's config.yaml and model files; refuses a folder of another run."""
+    file = run_dir / "config.yaml"
+    if file.exists():
+        before = build_config(parse_yaml(file.read_text(encoding="utf-8"), str(file)))
+        for name, old, new in differences(before, config):
+            if name.startswith(FIXED) and not name.startswith(FREE):
+                raise ValueError(
+                    f"{name}={new} but the run in {run_dir} has {old}; "
+                    f"set it to {old}, or choose another run_dir"
+                )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lengths = config.data.lengths
+    generation = {"max_new_tokens": config.eval.max_new_tokens or lengths.targets}
+    native.write_model(run_dir, native.Model(config.model, vocabulary, generation, lengths.inputs))
+    file.write_text(to_yaml(config), encoding="utf-8")
+
+
+def print_devices(mesh: Mesh) -> None:
+    """One line on what the run computes with, and a warning where an accelerator lies idle."""
+    device = mesh.devices.flat[0]
+    cut = ", ".join(f"{k} {v}" for k, v in mesh.shape.items() if v > 1)
+    print(f"devices: {mesh.size} x {device.device_kind} ({device.platform})", cut, flush=True)
+    if device.platform == "cpu":
+        if Path("/proc/driver/nvidia").exists():
+            print("warning: there is an NVIDIA GPU that JAX does not use: install t5jax[cuda]")
+        elif Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists():
+            print("warning: there may be a TPU that JAX does not use: install t5jax[tpu]")
+
+
+@dataclasses.dataclass
+class Window:
+    """Metrics of the steps since the last logged one, still on the device."""
+
+    step: int
+    seconds: float
+    metrics: list[StepMetrics]
+
+
+class Run:
+    """Everything one run holds open; use it as a context."""
+
+    def __init__(
+        self, config: RunConfig, vocabulary: Vocabulary, mesh: Mesh, run_dir: Path
+    ) -> None:
+        self.config, self.vocabulary, self.mesh, self.run_dir = config, vocabulary, mesh, run_dir
+        training = config.training
+        self.model = T5(config.model, jnp.dtype(training.dtype), remat=training.remat)
+        axes = logical_axes(config.model)
+        shapes = abstract_params(config.model)
+        sharding.check_divisible(shapes, axes, mesh)
+        self.schedule = make_schedule(config.optimizer, training.steps)
+        optimizer = make_optimizer(config.optimizer, axes, training.steps)
+
+        def fresh(key: jax.Array) -> TrainState:
+            return init_state(init_params(config.model, key), optimizer, training.seed)
+
+        none = PartitionSpec()
+        state_axes = TrainState(
+            none, axes, optimizer_state_axes(optimizer, config.optimizer, axes, shapes), none
+        )
+        self.shardings = sharding.shardings(state_axes, mesh)
+        rows = sharding.sharding(mesh, "batch", "length")
+        self.step = jax.jit(
+            make_step(
+                self.model,
+                optimizer,
+                self.schedule,
+                training,
+                param_shardings=self.shardings.params,
+            ),
+            in_shardings=(self.shardings, rows),
+            out_shardings=(self.shardings, sharding.replicated(mesh)),
+            donate_argnums=0,
+        )
+        provider = registry.with_vocabulary(
+            config.data.mixture, registry.seqio_vocabulary(vocabulary)
+        )
+        self.evaluation = _evaluation(config, vocabulary)
+        self.checkpoints = Checkpoints(run_dir, training)
+        latest = self.checkpoints.latest()
+        position = None
+        if latest is None:
+            with sharding.use(mesh):
+                make = jax.jit(fresh, out_shardings=self.shardings)
+                self.state = make(jax.random.key(training.seed))
+            if config.init is not None:
+                params = text2text.load(config.init, mesh=mesh).params
+                text2text.check_params(config.model, params)
+                placed = jax.device_put(params, self.shardings.params)
+                self.state = self.state.replace(params=placed)
+        else:
+            abstract = jax.eval_shape(fresh, jax.random.key(0))
+            target = abstract_state(abstract, self.shardings)
+            self.state, position = self.checkpoints.restore(latest, target)
+        self.start = latest or 0
+        self.data = TrainData(
+            provider, config.data, rows, snapshot_every=training.save_every, restore_from=position
+        )
+        self.report = Report(
+            run_dir, start=self.start, steps=training.steps, tensorboard=training.tensorboard
+        )
+        begun = f"resuming at step {latest}" if latest else "starting"
+        self.report.say(
+            f"{begun}: {count_parameters(shapes):,} parameters, {config.data.mixture}, "
+            f"{training.steps} steps of {config.data.batch} rows, in {run_dir}"
+        )
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.data.close()
+        self.report.close()
+        self.checkpoints.close()
+
+    def train(self) -> None:
+        """Steps from where the run is to its end, or until SIGTERM."""
+        config = self.config.training
+        window: list[StepMetrics] = []
+        pending: Window | None = None
+        since = time.monotonic()
+        with _termination() as terminated, sharding.use(self.mesh):
+            for step in range(self.start + 1, config.steps + 1):
+                self.state, metrics = self.step(self.state, next(self.data))
+                window.append(metrics)
+                # The step before is done, or nearly, when its successor has been dispatched:
+                # fetching its metrics now keeps the device busy meanwhile.
+                if pending is not None:
+                    self.write(pending.step, self.summary(pending))
+                    pending = None
+                if step % config.log_every == 0 or step == config.steps:
+                    now = time.monotonic()
+                    pending = Window(step, now - since, window)
+                    window, since = [], now
+                self.report.advance(step)
+                last = step == config.steps
+                evaluate = last or (config.eval_every and step % config.eval_every == 0)
+                save = last or step % config.save_every == 0
+                stop = terminated()
+                if not (evaluate or save or stop):
+                    continue
+                # What is saved must be good, so here the loop does wait.
+                row = self.summary(pending) if pending is not None else {}
+                self.check_finite(step, metrics)
+                if evaluate and self.evaluation is not None:
+                    row |= self.evaluate(step)
+                if row:
+                    self.write(step, row)
+                pending = None
+                self.save(step, row)
+                since = time.monotonic()
+                if stop and not last:
+                    self.checkpoints.wait()
+                    self.report.say(f"terminated: step {step} is saved; run again to go on")
+                    return
+        self.checkpoints.wait()
+
+    def save(self, step: int, metrics: dict[str, float]) -> None:
+        """Starts a checkpoint of `step`."""
+        known = {k.removeprefix("eval/"): v for k, v in metrics.items()}
+        self.checkpoints.save(self.state, step, lambda folder: self.data.save(folder, step), known)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Evaluates the current parameters, writes eval/, returns `eval/task/metric` values."""
+        assert self.evaluation is not None
+        t5 = Text2Text(
+            self.config.model,
+            self.state.params,
+            self.vocabulary,
+            dtype=self.config.training.dtype,
+            mesh=self.mesh if self.mesh.size > 1 else None,
+        )
+        limit = self.config.eval.max_new_tokens or self.config.data.lengths.targets
+        results = self.evaluation.run(t5, max_new_tokens=limit)
+        about = {"step": step, "split": self.config.eval.split}
+        write_results(self.run_dir / "eval", results, about)
+        return {
+            f"eval/{task}/{name}": value
+            for task, result in results.items()
+            for name, value in result.metrics.items()
+        }
+
+    def write(self, step: int, row: dict[str, float]) -> None:
+        """Logs a step."""
+        self.report.write(step, row)
+
+    def summary(self, window: Window) -> dict[str, float]:
+        """A window's metrics, per token and per second; waits for its last step."""
+        rows = jax.device_get(window.metrics)
+        total = jax.tree.map(lambda *x: float(np.sum(x)), *rows)
+        last = rows[-1]
+        losses, weight = total.losses, max(total.losses.weight, 1.0)
+        steps, seconds = len(rows), max(window.seconds, 1e-9)
+        data = self.config.data
+        flops = steps * step_flops(
+            self.config.model, data.batch, data.lengths.inputs, data.lengths.targets
+        )
+        row = {
+            "loss": losses.nll / weight,
+            "accuracy": losses.correct / weight,
+            "z_loss": losses.z_loss / weight,
+            "grad_norm": float(last.grad_norm),
+            "param_norm": float(last.param_norm),
+            "learning_rate": float(last.learning_rate),
+            "examples_per_second": total.examples / seconds,
+            "tokens_per_second": total.tokens / seconds,
+            "step_seconds": seconds / steps,
+            "model_flops_per_second": flops / seconds,
+        }
+        peak = peak_flops(self.mesh.devices.flat[0].device_kind)
+        if peak:
+            row["peak_share"] = flops / seconds / (peak * self.mesh.size)
+        for step, each in zip(range(window.step - steps + 1, window.step + 1), rows, strict=True):
+            self.check_finite(step, each)
+        return row
+
+    def check_finite(self, step: int, metrics: StepMetrics) -> None:
+        """Stops the run at a loss that is no number."""
+        if not math.isfinite(float(metrics.losses.objective)):
+            kept = self.checkpoints.latest()
+            raise FloatingPointError(
+                f"the loss of step {step} is {float(metrics.losses.objective)}; "
+                f"the last good checkpoint is step {kept} of {self.run_dir}; "
+                "try a lower optimizer.learning_rate, optimizer.clip_norm, or another data.seed"
+            )
+
+
+def _evaluation(config: RunConfig, vocabulary: Vocabulary) -> Evaluation | None:
+    tasks: Sequence[str] = config.eval.tasks
+    if not tasks:
+        return None
+    return Evaluation(
+        tasks,
+        vocabulary,
+        split=config.eval.split,
+        lengths=config.data.lengths,
+        examples=config.eval.examples,
+        batch=config.eval.batch,
+    )
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[Callable[[], bool]]:
+    """Within it, SIGTERM and the first Ctrl-C only make the given function return True."""
+    received: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,115 @@
+"""Where a run's metrics go: the terminal, metrics.jsonl, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SHOWN = ("loss", "accuracy", "grad_norm", "learning_rate", "tokens_per_second", "step_seconds")
+
+
+def read_metrics(file: Path, last_step: int) -> list[dict[str, Any]]:
+    """The objects of metrics.jsonl up to `last_step`; a line cut short by a kill is left out."""
+    if not file.exists():
+        return []
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row["step"] <= last_step:
+            rows.append(row)
+    return rows
+
+
+class Report:
+    """Writes one object a step. Made anew after a restart, it drops what came after `start`.
+
+    A run that was killed has logged steps beyond its last checkpoint. They are computed again, so
+    their lines are removed first, and TensorBoard's files are written anew from metrics.jsonl:
+    every step stands there once.
+    """
+
+    def __init__(self, run_dir: Path, *, start: int, steps: int, tensorboard: bool) -> None:
+        self.file = run_dir / "metrics.jsonl"
+        rows = read_metrics(self.file, start)
+        temporary = self.file.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        os.replace(temporary, self.file)
+        self.stream = self.file.open("a", encoding="utf-8")
+        self.writer = _tensorboard(run_dir / "tensorboard", rows) if tensorboard else None
+        self.steps = steps
+        self.began, self.start = time.monotonic(), start
+        self.bar: Progress | None = None
+        if sys.stderr.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            self.bar = Progress(*columns, TimeRemainingColumn())
+            self.task = self.bar.add_task("training", total=steps, completed=start)
+            self.bar.start()
+
+    def advance(self, step: int) -> None:
+        """Moves the progress bar."""
+        if self.bar:
+            self.bar.update(self.task, completed=step)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One step's object, to every place."""
+        self.stream.write(json.dumps({"step": step, **metrics}) + "\n")
+        self.stream.flush()
+        if self.writer:
+            _write_scalars(self.writer, step, metrics)
+            self.writer.flush()
+        shown = {k: v for k, v in metrics.items() if k in SHOWN or k.startswith("eval/")}
+        text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        done = step - self.start
+        left = (time.monotonic() - self.began) / max(done, 1) * (self.steps - step)
+        self.say(f"step {step}/{self.steps}  {text}  left {_clock(left)}")
+
+    def say(self, line: str) -> None:
+        """A line on the terminal, above the progress bar where there is one."""
+        if self.bar:
+            self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Ends the bar and the files."""
+        if self.bar:
+            self.bar.stop()
+        self.stream.close()
+        if self.writer:
+            self.writer.close()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _tensorboard(folder: Path, rows: list[dict[str, Any]]) -> Any:
+    import tensorflow as tf
+
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
+    writer = tf.summary.create_file_writer(str(folder))
+    for row in rows:
+        _write_scalars(writer, row["step"], {k: v for k, v in row.items() if k != "step"})
+    writer.flush()
+    return writer
+
+
+def _write_scalars(writer: Any, step: int, metrics: Mapping[str, float]) -> None:
+    import tensorflow as tf
+
+    with writer.as_default(step=step):
+        for name, value in metrics.items():
+            tf.summary.scalar(name, value)

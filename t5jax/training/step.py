@@ -1,0 +1,126 @@
+"""One training step: a pure function from state and batch to state and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from t5jax.batch import Batch
+from t5jax.config import TrainingConfig
+from t5jax.model.network import T5
+from t5jax.model.parameters import Params
+from t5jax.training.losses import LossSums, loss_sums
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes, and so all that a checkpoint must hold beside the data position.
+
+    `key` is the key data of the run's dropout key: rbg keys, whose bits cost a fraction of
+    threefry's; the step number is folded in, so a step draws the same bits after a restart.
+    """
+
+    step: jax.Array  # int32, steps done
+    params: Params  # float32
+    opt_state: Any
+    key: jax.Array  # uint32[4]
+
+
+@flax.struct.dataclass
+class StepMetrics:
+    """Sums over one batch, and norms; scalars."""
+
+    losses: LossSums
+    examples: jax.Array  # examples, several in a packed row
+    tokens: jax.Array  # encoder and decoder tokens that are no padding
+    grad_norm: jax.Array
+    param_norm: jax.Array
+    learning_rate: jax.Array
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before the first step."""
+    key = jax.random.key_data(jax.random.key(seed, impl="rbg"))
+    return TrainState(jnp.int32(0), params, optimizer.init(params), key)
+
+
+def make_step(
+    model: T5,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    config: TrainingConfig,
+    *,
+    param_shardings: Any = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+    """`step(state, batch) -> state, metrics`; jit it, and donate the state.
+
+    The loss is a sum over tokens divided once by the sum of weights of the whole batch, so
+    devices and micro-batches with more padding than others do not count more.
+    """
+
+    def objective(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, LossSums]:
+        logits = model.apply(
+            {"params": params},
+            batch.encoder_input_tokens,
+            batch.decoder_input_tokens,
+            batch.encoder_segment_ids,
+            batch.decoder_segment_ids,
+            dropout_key=key,
+        )
+        sums = loss_sums(
+            logits,
+            batch.decoder_target_tokens,
+            batch.decoder_loss_weights,
+            label_smoothing=config.label_smoothing,
+            z_loss=config.z_loss,
+        )
+        return sums.objective, sums
+
+    gradient = jax.grad(objective, has_aux=True)
+
+    def accumulated(params: Params, batch: Batch, key: jax.Array) -> tuple[Any, LossSums]:
+        pieces = config.micro_batches
+        if pieces == 1:
+            return gradient(params, batch, key)
+        # Row r goes to piece r % pieces: each piece then has its part of every device's rows.
+        split = jax.tree.map(
+            lambda x: jnp.swapaxes(x.reshape(-1, pieces, *x.shape[1:]), 0, 1), batch
+        )
+
+        def add(total: Any, piece: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient(params, *piece)), None
+
+        keys = jax.random.split(key, pieces)
+        first = jax.tree.map(lambda x: x[0], (split, keys))
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, *first)
+        )
+        return jax.lax.scan(add, zeros, (split, keys))[0]
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl="rbg"), state.step)
+        grads, sums = accumulated(state.params, batch, key)
+        # A batch without targets has weight 0 and zero gradients: no division by zero.
+        grads = jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1.0), grads)
+        if param_shardings is not None:
+            # Left alone, the partitioner replicates gradients over fsdp.
+            grads = jax.lax.with_sharding_constraint(grads, param_shardings)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = StepMetrics(
+            losses=sums,
+            examples=jnp.sum(jnp.max(batch.decoder_segment_ids, axis=1)),
+            tokens=jnp.sum(batch.encoder_segment_ids != 0)
+            + jnp.sum(batch.decoder_segment_ids != 0),
+            grad_norm=optax.global_norm(grads),
+            param_norm=optax.global_norm(state.params),
+            learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
+        )
+        return TrainState(state.step + 1, params, opt_state, state.key), metrics
+
+    return step
