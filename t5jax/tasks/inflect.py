@@ -1,0 +1,118 @@
+"""The task `inflect`: English words to their inflected forms, from lemminflect's table.
+
+past: go                 ->  went
+participle: go           ->  gone
+present participle: go   ->  going
+plural: child            ->  children
+comparative: good        ->  better
+superlative: good        ->  best
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import gzip
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import seqio
+
+from t5jax.tasks.metrics import Inflection, inflection_exact_match, rule_exact_match
+from t5jax.tasks.source import (
+    SPLITS,
+    Row,
+    Table,
+    TableSource,
+    data_file,
+    output_features,
+    references,
+    shuffled,
+    split_of,
+    text_to_text,
+)
+
+NAME = "inflect"
+
+# The prefix of each column behind the lemma and its part of speech. The third person singular is
+# not asked for: but for four verbs it follows the spelling rules that the plural teaches.
+_COLUMNS = {
+    "noun": ("plural",),
+    "verb": ("past", "participle", "present participle", None),
+    "adj": ("comparative", "superlative"),
+    "adv": ("comparative", "superlative"),
+}
+
+
+def parse_table(lines: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(prefix, lemma) with its listed forms, the preferred one first.
+
+    A line is `lemma,part of speech,forms,…`, a column's forms divided by "/". Left out are:
+    capitalised lemmas, since proper nouns are mostly listed as their own plural ("Paris") and say
+    nothing of English; nouns listed with the lemma as their only form, which are uncountable
+    ("repulsiveness": the table does not tell them from "sheep"); adjectives that are compared
+    with "more"; and what the table has wrong: the verbs without a present participle, whose
+    columns are shifted, and comparisons that keep an e before the suffix's ("vagueer").
+    """
+    forms: dict[tuple[str, str], dict[str, None]] = {}
+    for lemma, part_of_speech, *columns in csv.reader(lines):
+        if lemma != lemma.lower():
+            continue
+        if part_of_speech == "verb":
+            past, participle, present, _ = columns
+            if not present:
+                continue
+            # An empty participle is the same as the past.
+            columns[1] = participle or past
+        for prefix, column in zip(_COLUMNS[part_of_speech], columns, strict=True):
+            misspelled = (f"{lemma}er", f"{lemma}est") if lemma.endswith("e") else ()
+            listed = [form for form in column.split("/") if form and form not in misspelled]
+            if prefix is None or (part_of_speech == "noun" and set(listed) <= {lemma}):
+                continue
+            # Adjective and adverb share their prefixes: "well" is both.
+            forms.setdefault((prefix, lemma), {}).update(dict.fromkeys(listed))
+    return {key: tuple(listed) for key, listed in forms.items() if listed}
+
+
+def _rows(table: Mapping[tuple[str, str], tuple[str, ...]]) -> Iterator[Row]:
+    for (prefix, lemma), listed in table.items():
+        # A plural like the lemma is right where it is listed ("fish/fishes", "cruelty"), but for
+        # a thousand uncountable nouns it comes first, and would teach that plurals are copies.
+        changed = [form for form in listed if form != lemma] if prefix == "plural" else listed
+        yield Row(prefix, lemma, changed[0], listed)
+
+
+@functools.cache
+def read_inflect() -> Table:
+    """All splits of the table, from the file in the installed distribution `lemminflect`.
+
+    A row for each lemma and prefix, in every split; all forms of a lemma are in one split.
+    Raises FileNotFoundError if lemminflect is not installed.
+    """
+    path = data_file("lemminflect", "lemminflect/resources/infl_lu.csv.gz")
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
+        table = parse_table(lines)
+    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    for row in _rows(table):
+        rows[split_of(row.word)].append(row)
+    return {split: shuffled(of_split) for split, of_split in rows.items()}
+
+
+def postprocess(
+    output: str, example: Mapping[str, np.ndarray], is_target: bool = False, **unused: object
+) -> str | Inflection:
+    """A target becomes what was asked with all its right forms, a prediction the bare form."""
+    if not is_target:
+        return output.strip()
+    prefix, _, lemma = bytes(example["inputs_pretokenized"]).decode("utf-8").partition(": ")
+    return Inflection(prefix, lemma, references(example))
+
+
+seqio.TaskRegistry.add(
+    NAME,
+    source=TableSource(read_inflect),
+    preprocessors=[text_to_text, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+    postprocess_fn=postprocess,
+    metric_fns=[inflection_exact_match, rule_exact_match],
+    output_features=output_features(),
+)

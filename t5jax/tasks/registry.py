@@ -1,0 +1,197 @@
+"""seqio's registries, as a run uses them: by name, with its own vocabulary, with users' modules."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TypeAlias
+
+import seqio
+
+from t5jax.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
+
+Provider: TypeAlias = seqio.Task | seqio.Mixture
+
+
+def task_names() -> list[str]:
+    """The names of all registered tasks and mixtures, sorted."""
+    return sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+
+
+def get(name: str) -> Provider:
+    """The registered task or mixture. Raises ValueError with the nearest names for another one."""
+    names = task_names()
+    if name in names:
+        return seqio.get_mixture_or_task(name)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:10]
+    raise ValueError(f"no task or mixture is called {name!r}; did you mean {', '.join(near)}?")
+
+
+def with_vocabulary(name: str, vocabulary: seqio.Vocabulary) -> Provider:
+    """The named task or mixture with every token feature in `vocabulary`.
+
+    What comes back is registered nowhere and keeps its name, its tasks' names and their mixing
+    rates, so metrics appear under the names that users know. Features that hold no tokens
+    (PassThroughVocabulary) stay as they are. A task that caches tokens offline loses its cache,
+    since the ids in it are another vocabulary's, and is preprocessed on the fly.
+
+    Raises ValueError for an unknown name, and for a task that cannot change its vocabulary.
+    """
+    provider = get(name)
+    if isinstance(provider, seqio.Task):
+        return _task_with_vocabulary(provider, vocabulary)
+
+    def rate_of(task: seqio.Task) -> float:
+        return provider.get_rate(registered[task.name])
+
+    # Flat: a mixture's tasks are those of its submixtures too, and get_rate is what seqio samples
+    # them by. Rates stay functions, since some read the sizes of data sets.
+    registered = {task.name: task for task in provider.tasks}
+    return seqio.Mixture(
+        provider.name,
+        [(_task_with_vocabulary(task, vocabulary), rate_of) for task in registered.values()],
+        sample_fn=provider._sample_fn,  # seqio offers no public way to it
+    )
+
+
+def _task_with_vocabulary(task: seqio.Task, vocabulary: seqio.Vocabulary) -> seqio.Task:
+    features = {
+        name: feature
+        if isinstance(feature.vocabulary, seqio.PassThroughVocabulary)
+        else dataclasses.replace(feature, vocabulary=vocabulary)
+        for name, feature in task.output_features.items()
+    }
+    if features == dict(task.output_features):
+        return task
+    replaced = task.replace(output_features=features, preprocessors=_uncached(task))
+    if type(replaced) is not type(task):
+        raise ValueError(
+            f"task {task.name!r} is a {type(task).__name__}, and its replace() makes a plain "
+            f"{type(replaced).__name__}; override replace() so that it can change its vocabulary"
+        )
+    return replaced
+
+
+def _uncached(task: seqio.Task) -> list:
+    """The task's preprocessors, without an offline cache that is filled after tokenization."""
+    steps = list(task.preprocessors)
+    for i, step in enumerate(steps):
+        if isinstance(step, seqio.CacheDatasetPlaceholder):
+            # seqio hands the vocabularies to those steps that have this argument.
+            if any("output_features" in inspect.signature(s).parameters for s in steps[:i]):
+                if step.required:
+                    raise ValueError(
+                        f"task {task.name!r} requires its offline cache, which holds ids of "
+                        "another vocabulary; use the vocabulary that it is registered with"
+                    )
+                return steps[:i] + steps[i + 1 :]
+            break
+    return steps
+
+
+def evaluator(
+    provider: Provider, feature_converter: seqio.FeatureConverter, **options: object
+) -> seqio.Evaluator:
+    """A seqio.Evaluator, with its options, of a provider that need not be registered.
+
+    seqio's takes a name, which it looks up while it is made and never again: the provider is
+    registered for that moment, under a name of its own. Results have the names of its tasks.
+    """
+    registry = seqio.TaskRegistry if isinstance(provider, seqio.Task) else seqio.MixtureRegistry
+    key = f"{provider.name}:{uuid.uuid4().hex}"
+    registry.add_provider(key, provider)
+    try:
+        return seqio.Evaluator(key, feature_converter, **options)
+    finally:
+        registry.remove(key)
+
+
+def seqio_vocabulary(vocabulary: Vocabulary) -> seqio.Vocabulary:
+    """seqio's vocabulary with the same ids.
+
+    seqio reads SentencePiece models from files: the vocabulary's own where it still holds the
+    same model, else a copy that is deleted when the process ends.
+
+    Raises TypeError for a kind that seqio does not have.
+    """
+    if isinstance(vocabulary, ByteVocabulary):
+        return seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids)
+    if not isinstance(vocabulary, SentencePieceVocabulary):
+        raise TypeError(f"seqio has no vocabulary like {vocabulary!r}")
+    if vocabulary.path is not None and vocabulary.path.is_file():
+        theirs = seqio.SentencePieceVocabulary(str(vocabulary.path), vocabulary.extra_ids)
+        # seqio keeps the model that it first read under a path, whatever is there by now.
+        if _same_model(theirs, vocabulary):
+            return theirs
+    return seqio.SentencePieceVocabulary(str(_model_file(vocabulary.model)), vocabulary.extra_ids)
+
+
+def _same_model(theirs: seqio.SentencePieceVocabulary, ours: SentencePieceVocabulary) -> bool:
+    return theirs.tokenizer.serialized_model_proto() == ours.processor.serialized_model_proto()
+
+
+@functools.cache
+def _scratch() -> Path:
+    folder = tempfile.mkdtemp(prefix="t5jax-vocabulary-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def _model_file(model: bytes) -> Path:
+    path = _scratch() / f"{hashlib.sha256(model).hexdigest()[:16]}.model"
+    if not path.exists():
+        path.write_bytes(model)
+    return path
+
+
+def load_modules(names: Sequence[str]) -> Mapping[str, ModuleType]:
+    """Imports users' task modules, by dotted name or as the path of a .py file, each once.
+
+    Returns the modules by the given names. Raises ValueError, naming the module and the cause,
+    for the first that cannot be imported.
+    """
+    return {name: _load_module(name) for name in names}
+
+
+def _load_module(name: str) -> ModuleType:
+    try:
+        return _load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+    except Exception as error:  # a user's module may raise anything
+        cause = " ".join(str(error).split())
+        raise ValueError(
+            f"cannot import the task module {name!r} (a dotted name, or a path that ends in .py): "
+            f"{type(error).__name__}: {cause}"
+        ) from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    # One file, one module: running it twice would register its tasks twice, which seqio refuses.
+    key = f"t5jax_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if key in sys.modules:
+        return sys.modules[key]
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    spec = importlib.util.spec_from_file_location(key, path)
+    assert spec is not None and spec.loader is not None  # it ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[key] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[key]
+        raise
+    return module

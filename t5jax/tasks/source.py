@@ -1,0 +1,145 @@
+"""What the tasks of words share: a seqio source over rows in memory, and splits by word."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+SPLITS = ("train", "validation", "test")
+_SEPARATOR = "/"  # between the answers of a row; in neither phonemes nor forms of words
+
+
+class Row(NamedTuple):
+    """One example: `{prefix}: {word}` asks, `answer` is trained on, any of `answers` is right."""
+
+    prefix: str
+    word: str
+    answer: str
+    answers: tuple[str, ...]
+
+
+Table = Mapping[str, Sequence[Row]]  # split -> rows
+
+
+def split_of(word: str) -> str:
+    """The split a word belongs to, in every task and every process: 5 % validation, 5 % test."""
+    place = _place(word)
+    return "train" if place >= 0.10 else "validation" if place < 0.05 else "test"
+
+
+def shuffled(rows: Iterable[Row]) -> list[Row]:
+    """The rows in an order that looks random and is always the same.
+
+    Dictionaries are sorted: a shuffle buffer smaller than the data would give batches of one
+    letter, and the first examples of a split would be no sample of it.
+    """
+    return sorted(rows, key=lambda row: (_place(f"{row.prefix}: {row.word}"), row))
+
+
+def _place(text: str) -> float:
+    """A fixed pseudo-random number in [0, 1)."""
+    # hash() differs from process to process.
+    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=6).digest()
+    return int.from_bytes(digest, "big") / 2**48
+
+
+def data_file(distribution: str, name: str) -> Path:
+    """The path of a data file in an installed distribution, whose module is not imported.
+
+    Raises FileNotFoundError, with what to install, where it is missing.
+    """
+    try:
+        path = Path(str(metadata.distribution(distribution).locate_file(name)))
+    except metadata.PackageNotFoundError:
+        path = None
+    if path is None or not path.is_file():
+        raise FileNotFoundError(
+            f"{name} of the package {distribution} is missing; pip install 't5jax[examples]'"
+        )
+    return path
+
+
+class TableSource(seqio.DataSource):
+    """A seqio source of rows in memory, in a fixed order, which is cut into any number of shards.
+
+    Its examples are strings: `prefix`, `word`, `answer`, and `answers`, joined by "/".
+
+    Args:
+      read: returns the rows of every split; called at the first use, so that a task costs nothing
+        until then.
+    """
+
+    def __init__(self, read: Callable[[], Table]):
+        super().__init__(splits=SPLITS)
+        self._read = read
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        return True
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        return [split]
+
+    def num_input_examples(self, split: str) -> int:
+        return len(self._read()[split])
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **unused: object,
+    ) -> tf.data.Dataset:
+        """Every num_shards-th row of the split, from shard_info.index on.
+
+        `shuffle` and `seed` change nothing here: the rows lie in a random order already, and the
+        task's shuffle buffer mixes them anew each epoch.
+        """
+        rows = self._read()[split]
+        if shard_info is not None:
+            rows = rows[shard_info.index :: shard_info.num_shards]
+        columns = {
+            "prefix": [row.prefix for row in rows],
+            "word": [row.word for row in rows],
+            "answer": [row.answer for row in rows],
+            "answers": [_SEPARATOR.join(row.answers) for row in rows],
+        }
+        # Whole columns at once: a Python generator would be called for every row of every epoch.
+        return tf.data.Dataset.from_tensor_slices(
+            {name: tf.constant(column, tf.string, [len(rows)]) for name, column in columns.items()}
+        )
+
+
+def text_to_text(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """seqio preprocessor: rows to `inputs`, `targets` (strings) and `references` (string [n]).
+
+    `references` are all the right answers; seqio passes them by the model to the metrics.
+    """
+
+    def convert(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {
+            "inputs": tf.strings.join([row["prefix"], ": ", row["word"]]),
+            "targets": row["answer"],
+            "references": tf.strings.split(row["answers"], _SEPARATOR),
+        }
+
+    return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def references(example: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """The right answers of an example that text_to_text made and seqio gave back as numpy."""
+    return tuple(answer.decode("utf-8") for answer in example["references"])
+
+
+def output_features() -> dict[str, seqio.Feature]:
+    """`inputs` and `targets` in bytes, both ended by EOS; a run puts its own vocabulary instead."""
+    vocabulary = seqio.ByteVocabulary(extra_ids=125)
+    return {name: seqio.Feature(vocabulary, add_eos=True) for name in ("inputs", "targets")}

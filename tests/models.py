@@ -1,0 +1,53 @@
+"""Small models for tests."""
+
+import functools
+
+import jax
+import numpy as np
+
+from t5jax.model.config import T5Config
+from t5jax.model.network import T5
+from t5jax.model.parameters import init_params
+from t5jax.text2text import Text2Text
+from t5jax.vocabulary import ByteVocabulary
+
+TINY = T5Config(
+    vocab_size=384,
+    d_model=32,
+    d_kv=8,
+    d_ff=48,
+    num_heads=4,
+    num_layers=2,
+    num_decoder_layers=3,
+)
+
+
+@functools.cache
+def lively_params(config: T5Config, seed: int = 0):
+    """Random parameters whose relative biases, norms and logits are far from trivial."""
+
+    def stir(path, x):
+        key = jax.random.fold_in(jax.random.key(seed), hash(str(path)) % 2**31)
+        noise = jax.random.normal(key, x.shape)
+        name = str(path[-1].key)
+        if name == "scale":
+            return 1 + 0.3 * noise
+        return 2 * noise if name == "rel_embedding" else x
+
+    make = jax.jit(functools.partial(init_params, config))
+    return jax.tree.map_with_path(stir, make(jax.random.key(seed)))
+
+
+@functools.cache
+def apply(config: T5Config, method: str = "__call__", scan: bool = True, remat: str = "none"):
+    """`model.apply` of a method, jitted: params first."""
+    model = T5(config, scan=scan, remat=remat)
+    return jax.jit(lambda params, *a, **k: model.apply({"params": params}, *a, method=method, **k))
+
+
+def tiny_text2text(seed: int = 0, **options) -> Text2Text:
+    return Text2Text(TINY, lively_params(TINY, seed), ByteVocabulary(), **options)
+
+
+def random_ids(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(3, 384, shape, dtype=np.int32)

@@ -1,0 +1,141 @@
+"""`load` and `Text2Text`: texts in, texts out, and what is written can be read."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import t5jax
+from t5jax.text2text import Text2Text
+from t5jax.vocabulary import ByteVocabulary
+from tests.models import TINY, lively_params, random_ids, tiny_text2text
+
+TEXTS = ["hello", "", "a longer input, with words", "ü"]
+
+
+def test_kinds_of_results():
+    t5 = tiny_text2text()
+    one = t5.generate("hello", max_new_tokens=5)
+    many = t5.generate(TEXTS, max_new_tokens=5)
+    assert isinstance(one, str)
+    assert many[0] == one and len(many) == 4
+    several = t5.generate(
+        TEXTS, max_new_tokens=5, do_sample=True, num_return_sequences=3, temperature=2.0
+    )
+    assert [len(group) for group in several] == [3] * 4
+    assert t5.generate([]) == []
+    assert t5.generate_ids(np.zeros((0, 4), np.int32)).ids.shape[:2] == (0, 1)
+    assert t5.score([], []).shape == (0,)
+
+
+def test_encoded_inputs_generate_what_their_texts_do():
+    t5 = tiny_text2text()
+    encoded = t5.encode(TEXTS)
+    assert encoded.hidden.shape == (4, encoded.mask.shape[1], TINY.d_model)
+    assert encoded.mask.sum(axis=1).tolist() == [len(t.encode()) + 1 for t in TEXTS]
+    for options in ({}, {"do_sample": True, "seed": 3}):
+        assert t5.generate(encoded, max_new_tokens=9, **options) == t5.generate(
+            TEXTS, max_new_tokens=9, **options
+        )
+
+
+def test_scores_of_texts_count_the_eos():
+    t5 = tiny_text2text()
+    ids = np.array([[*ByteVocabulary().encode("abc"), 1]])
+    inputs = np.array([[*ByteVocabulary().encode("hello"), 1]])
+    np.testing.assert_allclose(t5.score("hello", "abc"), t5.score_ids(inputs, ids))
+    np.testing.assert_allclose(
+        t5.score(TEXTS, ["abc"] * 4)[0], t5.score("hello", "abc")[0], atol=1e-4
+    )
+
+
+def test_params_and_model_give_the_logits():
+    t5 = tiny_text2text()
+    inputs, prefix = random_ids(0, 2, 8), random_ids(1, 2, 5)
+    logits = t5.logits(inputs, prefix)
+    assert logits.shape == (2, 5, 384) and logits.dtype == jnp.float32
+    np.testing.assert_allclose(
+        t5.model.apply({"params": t5.params}, inputs, prefix), logits, atol=2e-5
+    )
+    jax.tree.map(np.testing.assert_array_equal, t5.params, lively_params(TINY))
+
+
+def test_saved_model_loads_alike(tmp_path):
+    t5 = tiny_text2text(max_input_length=20)
+    t5.save(tmp_path / "model")
+    os.rename(tmp_path / "model", tmp_path / "moved")
+    again = t5jax.load(tmp_path / "moved")
+    jax.tree.map(np.testing.assert_array_equal, again.params, t5.params)
+    assert (again.config, again.generation, again.max_input_length) == (
+        t5.config,
+        t5.generation,
+        20,
+    )
+    assert again.generate(TEXTS, max_new_tokens=9) == t5.generate(TEXTS, max_new_tokens=9)
+    with pytest.raises(FileExistsError, match="moved"):
+        t5.save(tmp_path / "moved")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["moved"]
+
+
+def test_bfloat16_is_stored_and_computed_with(tmp_path):
+    t5 = tiny_text2text()
+    t5.save(tmp_path / "model")
+    low = t5jax.load(tmp_path / "model", dtype="bfloat16")
+    assert {x.dtype for x in jax.tree.leaves(low.params)} == {jnp.dtype("bfloat16")}
+    inputs, prefix = random_ids(0, 2, 8), random_ids(1, 2, 5)
+    assert low.logits(inputs, prefix).dtype == jnp.float32
+    np.testing.assert_allclose(low.logits(inputs, prefix), t5.logits(inputs, prefix), atol=0.2)
+    t5.save(tmp_path / "small", dtype="bfloat16")
+    sizes = [
+        sum(f.stat().st_size for f in (tmp_path / n).rglob("*") if f.is_file())
+        for n in ("model", "small")
+    ]
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_long_input_is_cut_before_its_eos_and_reported_once(capsys):
+    t5 = tiny_text2text(max_input_length=10)
+    ids = t5.text_ids(["x" * 30, "y" * 40])
+    assert ids.shape == (2, 10) and (ids[:, -1] == 1).all()
+    warnings = capsys.readouterr().err
+    assert warnings.count("warning") == 1
+    assert "31 tokens" in warnings and "21 beyond max_input_length=10" in warnings
+
+
+def test_mistakes_are_named(tmp_path):
+    t5 = tiny_text2text()
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        t5jax.load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"model\.json"):
+        t5jax.load(tmp_path)
+    with pytest.raises(ValueError, match="384"):
+        t5.generate_ids([[5, 384]])
+    with pytest.raises(ValueError, match="float16"):
+        t5jax.load(tmp_path, dtype="float16")
+    with pytest.raises(ValueError, match="vocabulary has 384"):
+        Text2Text(TINY.replace(vocab_size=256), lively_params(TINY), ByteVocabulary())
+    with pytest.raises(ValueError, match=r"d_ff|mlp/w"):
+        Text2Text(TINY.replace(d_ff=64), lively_params(TINY), ByteVocabulary())
+    t5.save(tmp_path / "model")
+    for file in (tmp_path / "model" / "checkpoints").rglob("*"):
+        if file.is_file() and file.stat().st_size > 200:
+            file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match="damaged"):
+        t5jax.load(tmp_path / "model")
+
+
+def test_import_is_light_and_quick():
+    code = (
+        "import time, jax, flax; a = time.perf_counter(); import t5jax, sys;"
+        "b = time.perf_counter(); heavy = {'tensorflow', 'seqio', 'torch', 'tensorflow_datasets'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules); print(b - a)"
+    )
+    runs = [
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
+        for _ in range(3)
+    ]
+    assert min(runs) < 1.0
