@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -87,14 +88,20 @@ MIXTURE = seqio.Mixture("both", [(TASK, 3.0), (text_task("small", pairs(30, "s")
 CASES = {"held": (TASK, HELD), "read": (TASK, READ), "mixture": (MIXTURE, READ)}
 
 
-@pytest.fixture(params=CASES)
-def case(request):
-    return CASES[request.param]
-
-
 def take(provider, config, count, **options):
     with TrainData(provider, config, **options) as data:
         return [next(data) for _ in range(count)]
+
+
+class Case(NamedTuple):
+    provider: seqio.Task | seqio.Mixture
+    config: DataConfig
+    batches: list  # the first ones of an uninterrupted run
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request) -> Case:
+    return Case(*CASES[request.param], take(*CASES[request.param], 14))
 
 
 def examples_of(batch) -> list[tuple[str, str]]:
@@ -133,7 +140,7 @@ def differ(batches, expected) -> bool:
 
 
 def test_batches_have_the_documented_shapes_and_types(case):
-    (batch,) = take(*case, 1)
+    batch = case.batches[0]
     for name in ("encoder_input_tokens", "encoder_segment_ids"):
         assert getattr(batch, name).shape == (16, 24)
         assert getattr(batch, name).dtype == np.int32
@@ -146,7 +153,7 @@ def test_batches_have_the_documented_shapes_and_types(case):
 
 def test_packed_segments_are_whole_examples_with_their_own_targets(case):
     known = set(pairs(200)) | set(pairs(30, "s"))
-    packed = [example for batch in take(*case, 10) for example in examples_of(batch)]
+    packed = [example for batch in case.batches[:10] for example in examples_of(batch)]
     assert len(packed) > 10 * 16
     assert set(packed) <= known
 
@@ -154,9 +161,9 @@ def test_packed_segments_are_whole_examples_with_their_own_targets(case):
 def test_a_packed_row_is_what_seqio_makes_of_the_same_examples():
     (batch,) = take(TASK, HELD, 1)
     vocabulary = FEATURES["inputs"].vocabulary
-    for row in range(4):
+    for row in range(2):
         alone = jax.tree.map(lambda x, row=row: x[row : row + 1], batch)
-        encoded = [[vocabulary.encode(text) + [EOS] for text in e] for e in examples_of(alone)]
+        encoded = [[[*vocabulary.encode(text), EOS] for text in e] for e in examples_of(alone)]
         dataset = tf.data.Dataset.from_generator(
             lambda encoded=encoded: ({"inputs": x, "targets": y} for x, y in encoded),
             output_signature={k: tf.TensorSpec([None], tf.int32) for k in ("inputs", "targets")},
@@ -168,7 +175,7 @@ def test_a_packed_row_is_what_seqio_makes_of_the_same_examples():
 
 
 def test_unpacked_rows_hold_one_example_each(case):
-    provider, config = case
+    provider, config, _ = case
     for batch in take(provider, replace(config, pack=False), 5):
         assert len(examples_of(batch)) == 16
         assert batch.encoder_segment_ids.max() == 1
@@ -184,7 +191,7 @@ def test_packing_carries_over_what_fitted_nowhere_and_loses_nothing():
     rng = np.random.default_rng(0)
     made = [
         (np.full(n, i + 1, np.int32), np.full(m, i + 1, np.int32))
-        for i, (n, m) in enumerate(zip(rng.integers(1, 25, 400), rng.integers(1, 17, 400)))
+        for i, (n, m) in enumerate(rng.integers(1, (25, 17), (400, 2)))
     ]
     stream = iter(made)
     waiting, seen, waited = [], [], Counter()
@@ -203,22 +210,22 @@ def test_packing_carries_over_what_fitted_nowhere_and_loses_nothing():
 
 
 def test_the_seed_fixes_the_order_and_another_seed_changes_it(case):
-    provider, config = case
-    first = take(provider, config, 5)
-    assert_same(take(provider, config, 5), first)
-    assert differ(take(provider, replace(config, seed=1), 5), first)
+    provider, config, batches = case
+    assert_same(take(provider, config, 5), batches[:5])
+    assert differ(take(provider, replace(config, seed=1), 5), batches[:5])
 
 
 def test_batches_are_the_same_for_every_number_of_hosts(case):
-    provider, config = case
-    whole = take(provider, config, 6)
+    provider, config, batches = case
     for hosts in (2, 4):
         parts = [
             take(provider, config, 6, owned=list(range(h * 4 // hosts, (h + 1) * 4 // hosts)))
             for h in range(hosts)
         ]
         # Each host fills its own rows and leaves zeros in the others.
-        assert_same([jax.tree.map(lambda *x: sum(x), *b) for b in zip(*parts)], whole)
+        assert_same(
+            [jax.tree.map(lambda *x: sum(x), *b) for b in zip(*parts, strict=True)], batches[:6]
+        )
 
 
 def test_each_epoch_gives_every_example_once_in_a_new_order():
@@ -285,7 +292,7 @@ def test_empty_examples_and_examples_with_id_0_are_dropped_and_counted(buffer):
         np.testing.assert_array_equal(
             batch.encoder_segment_ids.max(1), batch.decoder_segment_ids.max(1)
         )
-    assert inputs == {0, 5, EOS} and targets == {0, 6, 7, EOS}
+    assert inputs - {0} == {5, EOS} and targets - {0} == {6, 7, EOS}
     if buffer == 1000:
         assert dropped == {"ids": 15}
     else:
@@ -301,7 +308,8 @@ def test_the_streams_of_all_hosts_together_report_each_dropped_example_once():
     assert sum(counts) == 15
 
 
-def test_a_task_without_usable_examples_is_an_error():
+def test_a_task_without_usable_examples_is_an_error(monkeypatch):
+    monkeypatch.setattr("t5jax.data.streams._HOPELESS", 3)
     task = ids_task(BAD[1:] * 20)
     with pytest.raises(ValueError, match=r"ids has 0 usable examples for data\.streams=4"):
         TrainData(task, HELD)
@@ -314,10 +322,9 @@ def test_a_task_without_usable_examples_is_an_error():
 # Resuming
 
 
-@pytest.mark.parametrize("at", [0, 1, 4, 7, 8])
+@pytest.mark.parametrize("at", [0, 4, 7])
 def test_a_resumed_run_equals_the_uninterrupted_one(case, at, tmp_path):
-    provider, config = case
-    expected = take(provider, config, 14)
+    provider, config, expected = case
     with TrainData(provider, config, snapshot_every=4) as data:
         assert_same([next(data) for _ in range(at)], expected[:at])
         _wait_until_ahead(data)
@@ -334,39 +341,39 @@ def _wait_until_ahead(data: TrainData) -> None:
 
 
 def test_saving_before_the_batch_last_read_gives_it_again(case, tmp_path):
-    provider, config = case
-    expected = take(provider, config, 8)
+    provider, config, expected = case
     with TrainData(provider, config, snapshot_every=2) as data:
         for _ in range(6):
             next(data)
         data.save(tmp_path, 5)
     with TrainData(provider, config, snapshot_every=2, restore_from=tmp_path) as data:
-        assert_same([next(data) for _ in range(3)], expected[5:])
+        assert_same([next(data) for _ in range(3)], expected[5:8])
 
 
 def test_a_run_resumed_twice_equals_the_uninterrupted_one(tmp_path):
-    expected = take(MIXTURE, READ, 9)
+    expected = take(TASK, READ, 9)
     seen = []
     for turn in range(3):
         before = tmp_path / f"{turn - 1}" if turn else None
-        with TrainData(MIXTURE, READ, snapshot_every=2, restore_from=before) as data:
+        with TrainData(TASK, READ, snapshot_every=2, restore_from=before) as data:
             seen += [next(data) for _ in range(3)]
             data.save(tmp_path / f"{turn}")
     assert_same(seen, expected)
 
 
 def test_a_run_of_two_hosts_goes_on_with_one_and_with_four(case, tmp_path):
-    provider, config = case
-    expected = take(provider, config, 8)
+    provider, config, expected = case
     for owned in ([0, 1], [2, 3]):
         with TrainData(provider, config, snapshot_every=3, owned=owned) as data:
             for _ in range(5):
                 next(data)
             data.save(tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
-    assert_same(take(provider, config, 3, restore_from=tmp_path), expected[5:])
+    assert_same(take(provider, config, 3, restore_from=tmp_path), expected[5:8])
     parts = [take(provider, config, 3, restore_from=tmp_path, owned=[s]) for s in range(4)]
-    assert_same([jax.tree.map(lambda *x: sum(x), *b) for b in zip(*parts)], expected[5:])
+    assert_same(
+        [jax.tree.map(lambda *x: sum(x), *b) for b in zip(*parts, strict=True)], expected[5:8]
+    )
 
 
 def test_counts_of_dropped_examples_go_on_after_a_restart(tmp_path):
@@ -383,16 +390,14 @@ def test_counts_of_dropped_examples_go_on_after_a_restart(tmp_path):
         assert data.dropped["ids"] >= count
 
 
-SCRIPT = """
+RESUME = """
 import sys
 from pathlib import Path
 import numpy as np
-from tests.test_data import CASES, TrainData
+from tests.test_data import MIXTURE, READ, take
 folder = Path(sys.argv[1])
-for name, (provider, config) in CASES.items():
-    with TrainData(provider, config, restore_from=folder / name) as data:
-        batches = [next(data) for _ in range(4)]
-        np.savez(folder / f"{name}.npz", *[b.encoder_input_tokens for b in batches])
+batches = take(MIXTURE, READ, 4, restore_from=folder)
+np.savez(folder / "next.npz", *[batch.encoder_input_tokens for batch in batches])
 """
 
 
@@ -410,19 +415,15 @@ def _run(script: str, *arguments: str, **environment: str) -> str:
 
 
 def test_a_new_process_goes_on_exactly(tmp_path):
-    for name, (provider, config) in CASES.items():
-        with TrainData(provider, config, snapshot_every=4) as data:
-            for _ in range(6):
-                next(data)
-            data.save(tmp_path / name)
-    _run(SCRIPT, str(tmp_path))
-    for name, (provider, config) in CASES.items():
-        with np.load(tmp_path / f"{name}.npz") as saved:
-            expected = take(provider, config, 10)[6:]
-            for index, batch in enumerate(expected):
-                np.testing.assert_array_equal(
-                    saved[f"arr_{index}"], batch.encoder_input_tokens, err_msg=name
-                )
+    with TrainData(MIXTURE, READ, snapshot_every=4) as data:
+        for _ in range(6):
+            next(data)
+        data.save(tmp_path)
+        expected = [next(data) for _ in range(4)]
+    _run(RESUME, str(tmp_path))
+    with np.load(tmp_path / "next.npz") as saved:
+        for index, batch in enumerate(expected):
+            np.testing.assert_array_equal(saved[f"arr_{index}"], batch.encoder_input_tokens)
 
 
 @pytest.mark.parametrize(
@@ -553,10 +554,12 @@ def test_a_preprocessor_that_fails_reaches_the_consumer():
         [("a", "b")] * 3000 + [("aaaaaaaaaaaaaaaaaa", "b")] * 9,
         extra=[lambda dataset: dataset.map(check)],
     )
-    with TrainData(bad, replace(HELD, shuffle_buffer=8)) as data:
-        with pytest.raises(RuntimeError, match="InvalidArgumentError"):
-            for _ in range(1000):
-                next(data)
+    with (
+        TrainData(bad, replace(HELD, shuffle_buffer=8)) as data,
+        pytest.raises(RuntimeError, match="InvalidArgumentError"),
+    ):
+        for _ in range(1000):
+            next(data)
 
 
 def test_closing_ends_the_thread_and_refuses_more():
@@ -590,10 +593,15 @@ def test_the_thread_works_no_further_ahead_than_asked():
 # Devices
 
 
+class SomeDevice(NamedTuple):
+    process_index: int
+    id: int
+
+
 def test_streams_are_read_by_the_processes_whose_devices_need_their_rows():
     def sharding(cuts):
         indices = {
-            SimpleNamespace(process_index=process): (slice(start, stop), slice(None))
+            SomeDevice(process, start): (slice(start, stop), slice(None))
             for process, start, stop in cuts
         }
         return SimpleNamespace(devices_indices_map=lambda shape: indices)
@@ -613,7 +621,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from tests.test_data import HELD, TASK, TrainData, replace, take
 mesh = jax.make_mesh((4, 2), ("data", "sequence"), axis_types=(AxisType.Auto,) * 2)
 sharding = NamedSharding(mesh, P("data", "sequence"))
-for streams in (2, 4, 16):
+for streams in (2, 16):
     config = replace(HELD, streams=streams)
     expected = take(TASK, config, 3)
     for batch, host in zip(take(TASK, config, 3, sharding=sharding), expected, strict=True):

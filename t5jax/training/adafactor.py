@@ -15,8 +15,10 @@ plain tuple would be taken for a subtree.)
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,15 +28,18 @@ BATCH = "layers"
 ROWS = "embed"
 COLUMNS = frozenset({"heads", "kv", "mlp", "vocab"})
 
+Dims = tuple[int, ...]
 
-class AdafactorState(NamedTuple):
+
+@flax.struct.dataclass
+class AdafactorState:
     """Second moments in float32, each a tree shaped like the parameters.
 
     A factored parameter has `v_row`, its shape without the columns, and `v_col`, its shape without
     the rows; any other has `v`, of its own shape. What a parameter does not have is a scalar 0.
     """
 
-    count: jax.Array  # int32[], updates so far
+    count: Any  # int32[], updates so far
     v_row: Any
     v_col: Any
     v: Any
@@ -65,7 +70,8 @@ def scale_by_adafactor(
     Args:
       axes: tree like the parameters with a `PartitionSpec` of axis names for each.
       decay_rate: exponent of the second moment's decay.
-      step_offset: subtracted from t; up to there the second moment is only the last gradient's.
+      step_offset: subtracted from t, which is never less than 1: until then V holds only the last
+        gradient, and at the step after the offset the past is forgotten, as at a first step.
       clip_threshold: largest RMS of U.
       min_factored: a parameter is factored if it has this many rows and columns.
       scale_by_parameter: whether to multiply by the parameter's RMS; the update then is relative.
@@ -82,14 +88,106 @@ def scale_by_adafactor(
     """
 
     def init(params: Any) -> AdafactorState:
-        shapes = _moment_shapes(axes, params, min_factored)
-        v_row, v_col, v = (jax.tree.map(_zeros, tree, is_leaf=_is_shape) for tree in shapes)
-        return AdafactorState(jnp.zeros((), jnp.int32), v_row, v_col, v)
+        def zeros(moment: int) -> Any:
+            def leaf(param: jax.Array, names: PartitionSpec) -> jax.Array:
+                kept = _kept_dims(names, param.shape, min_factored)[moment]
+                return jnp.zeros([param.shape[dim] for dim in kept], jnp.float32)
+
+            return jax.tree.map(leaf, params, axes)
+
+        return AdafactorState(jnp.zeros((), jnp.int32), zeros(0), zeros(1), zeros(2))
 
     def update(grads: Any, state: AdafactorState, params: Any = None) -> tuple[Any, AdafactorState]:
-        if params is None and scale_by_parameter:
-            raise ValueError("scale_by_parameter needs the parameters: update(grads, state, params)")
-        t = jnp.maximum(state.count + 1 - step_offset, 1)
-        beta = 1.0 - t.astype(jnp.float32) ** -decay_rate
-        ...
+        if scale_by_parameter and params is None:
+            raise ValueError(
+                "scale_by_parameter needs the parameters: update(grads, state, params)"
+            )
+        t = jnp.maximum(state.count + 1 - step_offset, 1).astype(jnp.float32)
+        beta = 1.0 - t**-decay_rate
+
+        def leaf(grad, names, param, v_row, v_col, v):
+            sides = _sides(names, grad.shape, min_factored)
+            grad = grad.astype(jnp.float32)
+            square = jnp.square(grad) + epsilon1
+            if sides is None:
+                v = beta * v + (1 - beta) * square
+                step = grad * jax.lax.rsqrt(v)
+            else:
+                rows, columns = sides
+                v_row = beta * v_row + (1 - beta) * jnp.mean(square, axis=columns)
+                v_col = beta * v_col + (1 - beta) * jnp.mean(square, axis=rows)
+                row = jnp.expand_dims(v_row, columns)
+                row = row / jnp.mean(row, axis=rows, keepdims=True)
+                # Two roots, not the root of a product: that one would leave float32's range.
+                step = grad * jax.lax.rsqrt(row) * jax.lax.rsqrt(jnp.expand_dims(v_col, rows))
+            within_layer = tuple(dim for dim, name in enumerate(names) if name != BATCH)
+            step = step / jnp.maximum(1.0, _rms(step, within_layer) / clip_threshold)
+            if scale_by_parameter:
+                step = step * jnp.maximum(epsilon2, _rms(param, within_layer))
+            return step, v_row, v_col, v
+
+        params = grads if params is None else params
+        leaves = jax.tree.map(leaf, grads, axes, params, state.v_row, state.v_col, state.v)
+        updates, v_row, v_col, v = jax.tree.transpose(
+            jax.tree.structure(grads), jax.tree.structure((0, 0, 0, 0)), leaves
+        )
+        count = optax.safe_increment(state.count)
+        return updates, AdafactorState(count, v_row, v_col, v)
+
     return optax.GradientTransformation(init, update)
+
+
+def adafactor_state_axes(
+    axes: Any, params_shapes: Any, *, min_factored: int = 128
+) -> AdafactorState:
+    """The logical axes of every array of the state that `scale_by_adafactor` makes.
+
+    Args:
+      axes: as for `scale_by_adafactor`.
+      params_shapes: tree of the parameters, or of anything with their `shape`.
+      min_factored: as for `scale_by_adafactor`.
+
+    Returns:
+      An `AdafactorState` with a `PartitionSpec` of axis names in place of each array.
+
+    Raises:
+      ValueError: if a parameter has not one axis name a dimension.
+    """
+
+    def kept_axes(moment: int) -> Any:
+        def leaf(param: Any, names: PartitionSpec) -> PartitionSpec:
+            kept = _kept_dims(names, param.shape, min_factored)[moment]
+            return PartitionSpec(*(names[dim] for dim in kept))
+
+        return jax.tree.map(leaf, params_shapes, axes)
+
+    return AdafactorState(PartitionSpec(), kept_axes(0), kept_axes(1), kept_axes(2))
+
+
+def _sides(names: PartitionSpec, shape: Dims, min_factored: int) -> tuple[Dims, Dims] | None:
+    """The dimensions that are rows and those that are columns; None if not to be factored."""
+    if len(names) != len(shape):
+        raise ValueError(f"axes {names} do not name the {len(shape)} dimensions of shape {shape}")
+    rows = tuple(dim for dim, name in enumerate(names) if name == ROWS)
+    columns = tuple(dim for dim, name in enumerate(names) if name in COLUMNS)
+    batch = sum(name == BATCH for name in names)
+    is_matrix = rows and columns and len(rows) + len(columns) + batch == len(shape)
+    sizes = (math.prod(shape[dim] for dim in side) for side in (rows, columns))
+    return (rows, columns) if is_matrix and min(sizes) >= min_factored else None
+
+
+def _kept_dims(names: PartitionSpec, shape: Dims, min_factored: int) -> tuple[Dims, Dims, Dims]:
+    """The parameter's dimensions that its v_row, v_col and v have; none for a scalar 0."""
+    every = tuple(range(len(shape)))
+    sides = _sides(names, shape, min_factored)
+    if sides is None:
+        return (), (), every
+    rows, columns = sides
+    v_row = tuple(dim for dim in every if dim not in columns)
+    v_col = tuple(dim for dim in every if dim not in rows)
+    return v_row, v_col, ()
+
+
+def _rms(x: jax.Array, dims: Dims) -> jax.Array:
+    """Root mean square over `dims`, which stay as 1."""
+    return jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32)), axis=dims, keepdims=True))

@@ -178,7 +178,11 @@ class Run:
             self.state, position = self.checkpoints.restore(latest, target)
         self.start = latest or 0
         self.data = TrainData(
-            provider, config.data, rows, snapshot_every=training.save_every, restore_from=position
+            provider,
+            config.data,
+            sharding=rows,
+            snapshot_every=training.save_every,
+            restore_from=position,
         )
         self.report = Report(
             run_dir, start=self.start, steps=training.steps, tensorboard=training.tensorboard

@@ -54,4 +54,4 @@ def _schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
             f"schedule={config.schedule!r} is none of inverse_sqrt, constant, linear, cosine"
         )
     rise = optax.linear_schedule(0.0, peak, warmup)
-    return optax.join_schedules([rise, decay], [warmup]) if warmup else decay
+    return optax.join_schedules([rise, decay], [warmup])

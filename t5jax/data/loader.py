@@ -1,0 +1,382 @@
+"""`TrainData`: a task or mixture as an endless, resumable sequence of batches on the mesh."""
+
+from __future__ import annotations
+
+import bisect
+import io
+import itertools
+import json
+import math
+import os
+import threading
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import seqio
+from jax.sharding import NamedSharding
+
+from t5jax.batch import Batch
+from t5jax.config import DataConfig, LengthsConfig
+from t5jax.data.packing import batches
+from t5jax.data.prefetch import Prefetcher
+from t5jax.data.streams import State, open_streams, read_examples, tasks_of
+
+
+class TrainData:
+    """Iterates over training batches without end, preparing `config.prefetch` of them ahead.
+
+    The data is cut into `config.streams` streams, each of which gives the same rows of every
+    batch: the batches do not depend on the number of hosts, and neither does going on with them. A
+    host reads only the streams whose rows its devices hold.
+
+    A task with at most `config.shuffle_buffer` examples, whose preprocessors draw no random
+    numbers, is tokenized once and held in memory; each epoch gives every example once, in a new
+    order. Any other task is read and preprocessed as it goes, each stream its own examples, and
+    shuffled by a buffer of its share of `config.shuffle_buffer`, which blurs the bounds of epochs;
+    its files are read in their stored order. A mixture's tasks are sampled by their rates (not by a
+    `sample_fn` of its own), and each has the whole of `config.shuffle_buffer`.
+
+    Examples without inputs or targets, or with an id 0 among their ids, are left out; a lone EOS
+    is kept. Packing puts whole examples side by side, up to the lengths, and differs from seqio's
+    in which of them meet in a row.
+
+    Args:
+      provider: the seqio task or mixture; its examples have `inputs` and `targets`.
+      config: `mixture` and `modules` are not read here.
+      sharding: of the int[batch, length] arrays of a Batch. Without it batches stay on the host,
+        as numpy, with zeros in the rows of streams that are not owned.
+      snapshot_every: batches between those before which the position is kept: any batch can be
+        saved at, but going on from one costs reading those since the last of these.
+      restore_from: a folder that `save` wrote, to go on from there.
+      owned: streams read by this process; those that `sharding` asks for, or all.
+
+    Attributes:
+      index: number of the batch that `next` gives; the first one of a run is 0.
+
+    Raises:
+      ValueError: streams or the mesh do not divide the batch, a task has no such split, an example
+        for each stream or the features needed, or what `restore` raises.
+    """
+
+    def __init__(
+        self,
+        provider: seqio.Task | seqio.Mixture,
+        config: DataConfig,
+        *,
+        sharding: NamedSharding | None = None,
+        snapshot_every: int = 1000,
+        restore_from: Path | None = None,
+        owned: Sequence[int] | None = None,
+    ):
+        _check(config, snapshot_every)
+        self._config = config
+        self._sharding = sharding
+        self._snapshot_every = snapshot_every
+        readers = _readers(config, sharding)
+        me = jax.process_index() if sharding is not None else 0
+        if owned is None:
+            owned = [stream for stream, processes in readers.items() if me in processes]
+        self._writes = [stream for stream in owned if me == min(readers[stream])]
+        self._streams, found = open_streams(
+            provider,
+            config.split,
+            config.lengths,
+            owned=owned,
+            streams=config.streams,
+            rows=config.batch // config.streams,
+            packed=config.pack,
+            seed=config.seed,
+            buffer=config.shuffle_buffer,
+        )
+        self._facts = _facts(provider.name, config, found)
+        self._lock = threading.Lock()
+        self._snapshots: dict[int, Mapping[int, State]] = {}
+        self.index = 0
+        first = 0
+        if restore_from is not None:
+            first, self.index = self._restore(restore_from)
+        self._keep(first)
+        self._prefetcher = Prefetcher(self._produce(first, self.index), config.prefetch)
+
+    def _produce(self, first: int, start: int) -> Iterator[Batch]:
+        """Batches from `start` on, of streams that stand at batch `first`."""
+        for index in itertools.count(first):
+            if index > first and index % self._snapshot_every == 0:
+                self._keep(index)
+            parts = {stream: reader.read() for stream, reader in self._streams.items()}
+            if index >= start:
+                yield self._place(parts)
+
+    def _keep(self, index: int) -> None:
+        snapshot = {stream: reader.state() for stream, reader in self._streams.items()}
+        with self._lock:
+            self._snapshots[index] = snapshot
+            # The batch last handed out may not have been trained on yet: it can still be saved at.
+            needed = [i for i in self._snapshots if i <= max(self.index - 1, 0)]
+            for old in sorted(needed)[:-1]:
+                del self._snapshots[old]
+
+    def _place(self, parts: Mapping[int, Batch]) -> Batch:
+        """The global batch with the streams' rows in it, on the devices of this process."""
+        rows = self._config.batch // self._config.streams
+
+        def place(*pieces: np.ndarray) -> jax.Array | np.ndarray:
+            shape = (self._config.batch, *pieces[0].shape[1:])
+            whole = np.zeros(shape, pieces[0].dtype)
+            for stream, piece in zip(parts, pieces, strict=True):
+                whole[stream * rows : (stream + 1) * rows] = piece
+            if self._sharding is None:
+                return whole
+            return jax.make_array_from_callback(shape, self._sharding, whole.__getitem__)
+
+        return jax.tree.map(place, *parts.values())
+
+    def __iter__(self) -> TrainData:
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+          ValueError: the data is at fault, as when it has no usable example.
+          RuntimeError: reading failed, with the failure as the cause; or the data is closed.
+        """
+        batch = next(self._prefetcher)
+        with self._lock:
+            self.index += 1
+        return batch
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Examples left out so far, by task, in the streams of this process.
+
+        Of a task in memory these are counted once, of another one each time they are met.
+        """
+        names = self._facts["tasks"]
+        columns = zip(*(stream.sources for stream in self._streams.values()), strict=True)
+        return {
+            name: sum(source.dropped for source in sources)
+            for name, sources in zip(names, columns, strict=True)
+        }
+
+    def save(self, folder: Path, index: int | None = None) -> None:
+        """Writes the position before batch `index` into `folder`, a file for each stream.
+
+        All hosts call it, with one folder; each writes its own files, and of a stream that several
+        read the first of them does. Batches already handed out after `index` change nothing.
+
+        Args:
+          folder: a pathlib or etils path; made if it is not there.
+          index: the first batch not yet trained on: `self.index` (the default) or one less, or one
+            of the older ones as far back as the last snapshot before them is still kept.
+
+        Raises:
+          ValueError: the position before `index` is not kept any more, or not reached yet.
+        """
+        with self._lock:
+            index = self.index if index is None else index
+            kept = sorted(self._snapshots)
+            place = bisect.bisect_right(kept, index)
+            if not place or index > self.index:
+                raise ValueError(
+                    f"the position before batch {index} is not known; "
+                    f"save between {kept[0]} and {self.index}, the next batch"
+                )
+            snapshot = self._snapshots[kept[place - 1]]
+        folder.mkdir(parents=True, exist_ok=True)
+        for stream in self._writes:
+            content = io.BytesIO()
+            np.savez(
+                content,
+                facts=np.array(json.dumps(self._facts)),
+                snapshot_index=np.int64(kept[place - 1]),
+                batch_index=np.int64(index),
+                **{f"state/{name}": value for name, value in snapshot[stream].items()},
+            )
+            name = _file_name(stream, self._config.streams)
+            (folder / name).write_bytes(content.getvalue())
+
+    def _restore(self, folder: Path) -> tuple[int, int]:
+        """Puts the streams where `folder` says; returns the batch they stand at, and the next."""
+        self._check_streams(folder)
+        indices = set()
+        for stream, reader in self._streams.items():
+            path = folder / _file_name(stream, self._config.streams)
+            saved = _read(path)
+            try:
+                facts = json.loads(str(saved["facts"]))
+                index = (int(saved["snapshot_index"]), int(saved["batch_index"]))
+            except (KeyError, ValueError) as error:
+                raise ValueError(_damaged(path, error)) from error
+            _compare(facts, self._facts)
+            state = {
+                name.removeprefix("state/"): value
+                for name, value in saved.items()
+                if name.startswith("state/")
+            }
+            try:
+                reader.restore(state)
+            except Exception as error:  # TensorFlow raises its own kinds
+                raise ValueError(_damaged(path, error)) from error
+            indices.add(index)
+        if len(indices) != 1:
+            raise ValueError(
+                f"the streams' files in {folder} are of different saves (snapshot and batch "
+                f"{sorted(indices)}); restore from another checkpoint"
+            )
+        return indices.pop()
+
+    def _check_streams(self, folder: Path) -> None:
+        # Other numbers of streams have other file names: say so, rather than that one is missing.
+        names = sorted(path.name for path in folder.glob("stream-*-of-*.npz"))
+        if names and not any(n.endswith(f"-of-{self._config.streams:05d}.npz") for n in names):
+            saved = int(names[0].removesuffix(".npz").rpartition("-")[2])
+            raise ValueError(_mismatch("data.streams", saved, self._config.streams))
+
+    def close(self) -> None:
+        """Stops the background thread; no batch can be read afterwards. May be repeated."""
+        self._prefetcher.close()
+
+    def __enter__(self) -> TrainData:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def eval_batches(
+    provider: seqio.Task | seqio.Mixture,
+    split: str,
+    lengths: LengthsConfig,
+    batch: int,
+    *,
+    examples: int | None = None,
+) -> Iterator[Batch]:
+    """Every usable example of a split once, in its stored order, as numpy batches; not packed.
+
+    A mixture's tasks follow one another by name. The last batch is filled up with rows of zeros,
+    whose segment ids and loss weights are 0.
+
+    Args:
+      batch: rows of each Batch.
+      examples: of each task, only that many first ones; None: all.
+
+    Raises:
+      ValueError: no task has the split.
+    """
+    tasks = tasks_of(provider, split)
+    each = (itertools.islice(read_examples(task, split, lengths), examples) for task in tasks)
+    return batches(itertools.chain.from_iterable(each), batch, lengths)
+
+
+def _check(config: DataConfig, snapshot_every: int) -> None:
+    for name, value in {
+        "data.batch": config.batch,
+        "data.streams": config.streams,
+        "data.prefetch": config.prefetch,
+        "data.shuffle_buffer": config.shuffle_buffer,
+        "data.lengths.inputs": config.lengths.inputs,
+        "data.lengths.targets": config.lengths.targets,
+        "snapshot_every": snapshot_every,
+    }.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}; use 1 or more")
+    if config.seed < 0:
+        raise ValueError(f"data.seed={config.seed}; use 0 or more")
+    if config.batch % config.streams:
+        rows = max(1, config.batch // config.streams)
+        raise ValueError(
+            f"data.batch={config.batch} does not divide into data.streams={config.streams}; "
+            f"use data.batch={rows * config.streams} or data.streams="
+            f"{math.gcd(config.batch, config.streams)}"
+        )
+
+
+def _readers(config: DataConfig, sharding: NamedSharding | None) -> dict[int, set[int]]:
+    """The processes that need each stream's rows; without a sharding this is the only one."""
+    if sharding is None:
+        return {stream: {0} for stream in range(config.streams)}
+    readers: dict[int, set[int]] = {stream: set() for stream in range(config.streams)}
+    for length in (config.lengths.inputs, config.lengths.targets):
+        try:
+            placed = sharding.devices_indices_map((config.batch, length))
+        except ValueError as error:
+            raise ValueError(
+                f"batches of data.batch={config.batch} rows of {length} tokens do not divide over "
+                f"the mesh {dict(sharding.mesh.shape)} as {sharding.spec}; use multiples of its "
+                "sizes"
+            ) from error
+        for device, (rows, *_) in placed.items():
+            start, stop, _ = rows.indices(config.batch)
+            size = config.batch // config.streams
+            for stream in range(start // size, -(-stop // size)):
+                readers[stream].add(device.process_index)
+    return readers
+
+
+def _facts(name: str, config: DataConfig, found: Mapping[str, str]) -> dict[str, Any]:
+    """What has to be the same for a position to mean the same batch."""
+    return {
+        "data.mixture": name,
+        "data.split": config.split,
+        "data.lengths.inputs": config.lengths.inputs,
+        "data.lengths.targets": config.lengths.targets,
+        "data.batch": config.batch,
+        "data.pack": config.pack,
+        "data.streams": config.streams,
+        "data.seed": config.seed,
+        "data.shuffle_buffer": config.shuffle_buffer,
+        "tasks": dict(found),
+    }
+
+
+def _compare(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for knob, value in now.items():
+        if knob != "tasks" and saved.get(knob) != value:
+            raise ValueError(_mismatch(knob, saved.get(knob), value))
+    for task, value in now["tasks"].items():
+        was = saved["tasks"].get(task, "not in the mixture")
+        if was != value:
+            raise ValueError(
+                f"task {task} is {value!r}, and was {was!r} when the data's position was saved; "
+                "put its examples and vocabulary back, or start a new run"
+            )
+    for task in saved["tasks"].keys() - now["tasks"].keys():
+        raise ValueError(
+            f"task {task} was in the mixture when the data's position was saved, and is not now; "
+            "put it back, or start a new run"
+        )
+
+
+def _mismatch(knob: str, saved: object, now: object) -> str:
+    return (
+        f"{knob}={now}, but the data's position was saved with {knob}={saved}; "
+        f"set {knob}={saved} to go on, or start a new run"
+    )
+
+
+def _damaged(path: os.PathLike, error: Exception) -> str:
+    return (
+        f"{path}: the stream's position is damaged ({type(error).__name__}: {error}); "
+        "restore from another checkpoint"
+    )
+
+
+def _file_name(stream: int, streams: int) -> str:
+    return f"stream-{stream:05d}-of-{streams:05d}.npz"
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as saved:
+            return dict(saved)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path}: the stream's position is missing; restore from another checkpoint"
+        ) from error
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(_damaged(path, error)) from error
