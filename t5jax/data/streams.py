@@ -28,6 +28,7 @@ for _kind in ("GPU", "TPU"):
 State = Mapping[str, np.ndarray]
 
 _CHUNK = 256  # examples that pass from TensorFlow to Python together
+_OPEN_ROWS = 16  # rows filled at once; each example is tried in all of them
 _CHOICES = 4096  # a mixture's choices drawn together
 _HOPELESS = 100  # chunks without one usable example before reading gives up
 
@@ -197,7 +198,7 @@ class HeldSource:
         return self._examples[order[self._places[index]]]
 
     def state(self) -> State:
-        return {"taken": np.int64(self._taken)}
+        return {"taken": np.array(self._taken)}
 
     def restore(self, state: State) -> None:
         self._taken = int(state["taken"])
@@ -245,8 +246,8 @@ class ReadSource:
         task: seqio.Task,
         split: str,
         lengths: LengthsConfig,
-        *,
         stream: int,
+        *,
         streams: int,
         buffer: int,
         threads: int,
@@ -256,6 +257,11 @@ class ReadSource:
         piece = task.replace(
             source=_Piece(task.source, stream, streams), metric_fns=(), metric_objs=()
         )
+        if type(piece) is not type(task):
+            raise ValueError(
+                f"task {task.name} is a {type(task).__name__}, and its replace() makes a plain "
+                f"{type(piece).__name__}; override replace() so that its source can be cut"
+            )
         dataset = piece.get_dataset(
             dataclasses.asdict(lengths), split, shuffle=False, seed=seed, num_epochs=None
         )
@@ -305,7 +311,7 @@ class ReadSource:
             **files,
             "ids": rest.ids,
             "cuts": rest.cuts,
-            "dropped": np.int64(self.dropped),
+            "dropped": np.array(self.dropped),
         }
 
     def restore(self, state: State) -> None:
@@ -363,16 +369,23 @@ class Stream:
 
     def read(self) -> Batch:
         """The next rows, as a numpy Batch."""
-        if self._packed:
-            rows, self._waiting = pack(self._waiting, self._take, self._rows, self._lengths)
-        else:
-            rows = [[self._take()] for _ in range(self._rows)]
+        if not self._packed:
+            return to_batch([[self._take()] for _ in range(self._rows)], self._lengths)
+        rows: list[list[Example]] = []
+        while len(rows) < self._rows:
+            count = min(_OPEN_ROWS, self._rows - len(rows))
+            filled, self._waiting = pack(self._waiting, self._take, count, self._lengths)
+            rows += filled
         return to_batch(rows, self._lengths)
 
     def state(self) -> State:
         """Everything that `restore` needs to go on with the rows that come next."""
         waiting = Examples.of(self._waiting)
-        state = {"taken": np.int64(self._taken), "ids": waiting.ids, "cuts": waiting.cuts}
+        state: dict[str, np.ndarray] = {
+            "taken": np.array(self._taken),
+            "ids": waiting.ids,
+            "cuts": waiting.cuts,
+        }
         for index, source in enumerate(self.sources):
             state |= {f"{index}/{name}": value for name, value in source.state().items()}
         return state
@@ -419,11 +432,11 @@ def open_streams(
             found[task.name] = held.fingerprint
         else:
             makers.append(
-                lambda stream, task=task, key=key: ReadSource(
+                functools.partial(
+                    ReadSource,
                     task,
                     split,
                     lengths,
-                    stream=stream,
                     streams=streams,
                     buffer=max(1, buffer // streams),
                     threads=max(1, (os.cpu_count() or 1) // len(owned)),
