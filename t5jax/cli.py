@@ -233,14 +233,14 @@ def _tasks(arguments: argparse.Namespace) -> None:
     from t5jax.vocabulary import make_vocabulary
 
     vocabulary = make_vocabulary(arguments.vocabulary)
-    from t5jax import tasks
+    from t5jax.tasks import registry
 
-    tasks.registry.load_modules([name for name in arguments.modules.split(",") if name])
+    registry.load_modules([name for name in arguments.modules.split(",") if name])
     if arguments.name is None:
-        print("\n".join(tasks.registry.task_names()))
+        print("\n".join(registry.task_names()))
         return
-    theirs = tasks.registry.seqio_vocabulary(vocabulary)
-    provider = tasks.registry.with_vocabulary(arguments.name, theirs)
+    theirs = registry.seqio_vocabulary(vocabulary)
+    provider = registry.with_vocabulary(arguments.name, theirs)
     if arguments.split not in provider.splits:
         raise ValueError(
             f"{arguments.name} has no split {arguments.split!r}; it has "
@@ -265,26 +265,41 @@ def _add_vocabulary(commands: Any) -> None:
     parser.add_argument("name", metavar="NAME", help="task or mixture")
     parser.add_argument("output", metavar="OUTPUT.model")
     parser.add_argument("--size", type=int, default=256, help="pieces (%(default)s)")
+    parser.add_argument(
+        "--words",
+        type=int,
+        default=0,
+        metavar="N",
+        help="make the N most frequent words one piece each, whatever else is learnt (%(default)s)",
+    )
     parser.add_argument("--examples", type=int, default=100_000, help="to learn from (%(default)s)")
     parser.add_argument("--modules", default="", help="your task modules, divided by commas")
     parser.set_defaults(run=_vocabulary)
 
 
 def _vocabulary(arguments: argparse.Namespace) -> None:
-    from t5jax import tasks
-    from t5jax.vocabulary import train_sentencepiece
+    import seqio
 
-    tasks.registry.load_modules([name for name in arguments.modules.split(",") if name])
-    provider = tasks.registry.get(arguments.name)
-    dataset = provider.get_dataset(None, "train", shuffle=False, num_epochs=1)
+    from t5jax.tasks import registry
+    from t5jax.vocabulary import frequent_words, train_sentencepiece
 
-    def texts() -> Iterator[str]:
-        for example in dataset.take(arguments.examples).as_numpy_iterator():
-            yield example["inputs_pretokenized"].decode()
-            yield example["targets_pretokenized"].decode()
-
-    train_sentencepiece(texts(), arguments.output, vocab_size=arguments.size)
-    print(f"written to {arguments.output}")
+    registry.load_modules([name for name in arguments.modules.split(",") if name])
+    # A mixture keeps the ids alone, so the text is read from its tasks, as much from each.
+    tasks = seqio.get_subtasks(registry.get(arguments.name))
+    texts = []
+    for task in tasks:
+        dataset = task.get_dataset(None, "train", shuffle=False, num_epochs=1)
+        for example in dataset.take(arguments.examples // len(tasks)).as_numpy_iterator():
+            texts += [example[f"{name}_pretokenized"].decode() for name in ("inputs", "targets")]
+    vocabulary = train_sentencepiece(
+        texts,
+        arguments.output,
+        vocab_size=arguments.size,
+        symbols=frequent_words(texts, arguments.words),
+    )
+    sample = texts[:: max(1, len(texts) // 2000)]
+    ids = sum(len(vocabulary.encode(text)) for text in sample) / len(sample)
+    print(f"{arguments.output}: {arguments.size} pieces, {ids:.1f} of them in a text on average")
 
 
 if __name__ == "__main__":

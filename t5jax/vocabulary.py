@@ -10,6 +10,7 @@ import io
 import json
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -240,6 +241,18 @@ def make_vocabulary(spec: str | Path, extra_ids: int | None = None) -> Vocabular
         f"vocabulary {str(spec)!r} not found; use 'bytes', a SentencePiece .model file, or a "
         "folder with vocabulary.json"
     )
+
+
+def frequent_words(texts: Iterable[str], number: int) -> list[str]:
+    """The `number` most frequent words between spaces, as symbols of `train_sentencepiece`.
+
+    For text made of a few fixed words (labels, phonemes, task prefixes) beside free ones: each
+    of the fixed words becomes one id, the free ones stay letters and syllables.
+    """
+    counts = Counter(word for text in texts for word in text.split())
+    # By count, then by the word itself: the order of the texts decides nothing.
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    return [f"▁{word}" for word in ranked[:number]]
 
 
 def train_sentencepiece(

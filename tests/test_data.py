@@ -394,6 +394,45 @@ def test_counts_of_dropped_examples_go_on_after_a_restart(tmp_path):
         assert data.dropped["ids"] >= count
 
 
+def test_going_on_is_exact_with_random_numbers_and_python_in_the_preprocessors(tmp_path):
+    @seqio.map_over_dataset(num_seeds=1)
+    def noise(example, seed):
+        drawn = tf.random.stateless_uniform([4], seed, 3, 259, tf.int32)
+        return {"inputs": tf.concat([example["inputs"], drawn], 0), "targets": example["targets"]}
+
+    @seqio.map_over_dataset
+    def python(example):
+        reversed_ids = tf.numpy_function(lambda ids: ids[::-1], [example["inputs"]], tf.int32)
+        return {"inputs": tf.ensure_shape(reversed_ids, [None]), "targets": example["targets"]}
+
+    task = text_task("both", pairs(200), extra=[noise, python])
+    config = replace(READ, batch=4, streams=1)
+    expected = take(task, config, 12)
+    with TrainData(task, config, snapshot_every=4) as data:
+        for _ in range(7):
+            next(data)
+        data.save(tmp_path)
+    assert_same(take(task, config, 5, restore_from=tmp_path), expected[7:])
+
+
+def test_a_generator_that_does_not_fit_into_memory_is_refused():
+    spec = {name: tf.TensorSpec([], tf.string) for name in FEATURES}
+
+    def read(split, shuffle_files):
+        return tf.data.Dataset.from_generator(
+            lambda: ({"inputs": x, "targets": y} for x, y in pairs(200)), output_signature=spec
+        )
+
+    task = seqio.Task(
+        "generated",
+        source=seqio.FunctionDataSource(read, ["train"]),
+        preprocessors=[seqio.preprocessors.tokenize],
+        output_features=FEATURES,
+    )
+    with pytest.raises(ValueError, match=r"generated reads from Python .* data\.shuffle_buffer"):
+        TrainData(task, READ)
+
+
 RESUME = """
 import sys
 from pathlib import Path

@@ -35,10 +35,13 @@ class TrainData:
 
     A task with at most `config.shuffle_buffer` examples, whose preprocessors draw no random
     numbers, is tokenized once and held in memory; each epoch gives every example once, in a new
-    order. Any other task is read and preprocessed as it goes, each stream its own examples, and
-    shuffled by a buffer of its share of `config.shuffle_buffer`, which blurs the bounds of epochs;
-    its files are read in their stored order. A mixture's tasks are sampled by their rates (not by a
-    `sample_fn` of its own), and each has the whole of `config.shuffle_buffer`.
+    order. Any other task is read and preprocessed as it goes, each stream its own examples, files
+    in their stored order, and is shuffled by a buffer of the stream's share of
+    `config.shuffle_buffer`, which blurs the bounds of epochs. Going on with such a task is exact
+    as long as its preprocessors take random numbers from seqio's seeds and keep nothing in Python.
+
+    A mixture's tasks are sampled by their rates (not by a `sample_fn` of its own), and each has
+    the whole of `config.shuffle_buffer`.
 
     Examples without inputs or targets, or with an id 0 among their ids, are left out; a lone EOS
     is kept. Packing puts whole examples side by side, up to the lengths, and differs from seqio's
@@ -59,7 +62,8 @@ class TrainData:
 
     Raises:
       ValueError: streams or the mesh do not divide the batch, a task has no such split, an example
-        for each stream or the features needed, or what `restore` raises.
+        for each stream or the features needed, its source cannot say where it stands, or
+        `restore_from` is not readable, is of other data, or lacks a stream.
     """
 
     def __init__(

@@ -235,6 +235,25 @@ class _Piece(seqio.DataSource):
         return source.get_dataset(split, shuffle=False).shard(shard.num_shards, shard.index)
 
 
+def _position(iterator: tf.data.Iterator) -> dict[str, bytes]:
+    """The files of TensorFlow's checkpoint of an iterator, whose prefix is `iterator`."""
+    with tempfile.TemporaryDirectory() as folder:
+        tf.train.Checkpoint(iterator=iterator).write(str(Path(folder, "iterator")))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def _check_source(task: seqio.Task, split: str) -> None:
+    """Raises ValueError if the place in the task's source cannot be saved."""
+    try:
+        _position(iter(_Piece(task.source, 0, 1).get_dataset(split)))
+    except tf.errors.FailedPreconditionError as error:
+        raise ValueError(
+            f"task {task.name} reads from Python (tf.data's from_generator or the like), where its "
+            "place cannot be saved; read from files, or raise data.shuffle_buffer to the number of "
+            "its examples so that they are held in memory"
+        ) from error
+
+
 class ReadSource:
     """A stream's piece of a task that is read and preprocessed as it goes, by seqio.
 
@@ -268,9 +287,12 @@ class ReadSource:
         # Before the shuffle, which would otherwise hold the features that nobody reads.
         dataset = dataset.map(lambda example: {k: example[k] for k in ("inputs", "targets")})
         dataset = _chunks(dataset.shuffle(buffer, seed=seed)).prefetch(1)
+        options = _options(threads)
+        # Preprocessors may call Python, which TensorFlow takes for state that it cannot save.
+        options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
         self._task = task.name
         self._streams = streams
-        self._iterator = iter(dataset.with_options(_options(threads)))
+        self._iterator = iter(dataset.with_options(options))
         self._chunk: Sequence[Example] = ()
         self._next = 0
         self.dropped = 0
@@ -301,14 +323,9 @@ class ReadSource:
 
     def state(self) -> State:
         rest = Examples.of(self._chunk[self._next :])
-        with tempfile.TemporaryDirectory() as folder:
-            tf.train.Checkpoint(iterator=self._iterator).write(str(Path(folder, "iterator")))
-            files = {
-                f"file.{path.name}": np.frombuffer(path.read_bytes(), np.uint8)
-                for path in Path(folder).iterdir()
-            }
+        files = _position(self._iterator)
         return {
-            **files,
+            **{f"file.{name}": np.frombuffer(content, np.uint8) for name, content in files.items()},
             "ids": rest.ids,
             "cuts": rest.cuts,
             "dropped": np.array(self.dropped),
@@ -431,6 +448,7 @@ def open_streams(
             makers.append(functools.partial(HeldSource, held, streams=streams, key=key))
             found[task.name] = held.fingerprint
         else:
+            _check_source(task, split)
             makers.append(
                 functools.partial(
                     ReadSource,
