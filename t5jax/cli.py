@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
@@ -164,17 +165,16 @@ def _generate(arguments: argparse.Namespace) -> None:
     t5 = t5jax.load(arguments.checkpoint, dtype=arguments.dtype)
     options = _options(arguments)
     lines = iter(arguments.texts) if arguments.texts else _lines(arguments.input)
-    output = open(arguments.output, "w", encoding="utf-8") if arguments.output else sys.stdout
-    try:
+    with contextlib.ExitStack() as stack:
+        output = sys.stdout
+        if arguments.output:
+            output = stack.enter_context(open(arguments.output, "w", encoding="utf-8"))
         for texts in _batches(lines, arguments.batch):
             for result in t5.generate(texts, batch_size=arguments.batch, **options):
                 samples = [result] if isinstance(result, str) else result
                 # One line an input, whatever the model says.
                 print("\t".join(" ".join(s.splitlines()) for s in samples), file=output)
             output.flush()
-    finally:
-        if output is not sys.stdout:
-            output.close()
 
 
 def _lines(source: str) -> Iterator[str]:

@@ -66,7 +66,8 @@ def shardings(axes: Any, mesh: Mesh) -> Any:
 
 def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
     """The sharding of one array with these logical axes."""
-    return NamedSharding(mesh, nn.logical_to_mesh_axes(axes, RULES))
+    spec: Any = nn.logical_to_mesh_axes(axes, RULES)
+    return NamedSharding(mesh, spec)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -78,7 +79,7 @@ def check_divisible(shapes: Any, axes: Any, mesh: Mesh) -> None:
     """Raises ValueError where a dimension does not divide over the mesh axes that cut it."""
     leaves = jax.tree.leaves_with_path(shapes)
     for (path, leaf), spec in zip(leaves, jax.tree.leaves(axes), strict=True):
-        physical = nn.logical_to_mesh_axes(tuple(spec), RULES)
+        physical: Any = nn.logical_to_mesh_axes(tuple(spec), RULES)
         for size, logical, cut in zip(leaf.shape, spec, physical, strict=True):
             names = (cut,) if isinstance(cut, str) else cut or ()
             parts = math.prod(mesh.shape[name] for name in names)

@@ -71,14 +71,18 @@ class Encoded:
 # one architecture shares them.
 
 
+def _apply(model: T5, params: Params, *args: Any, method: str = "__call__") -> Any:
+    return model.apply({"params": params}, *args, method=method)
+
+
 @functools.partial(jax.jit, static_argnames="model")
 def _encode(model: T5, params: Params, ids: jax.Array) -> jax.Array:
-    return model.apply({"params": params}, ids, method="encode")
+    return _apply(model, params, ids, method="encode")
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _logits(model: T5, params: Params, ids: jax.Array, prefix: jax.Array) -> jax.Array:
-    return model.apply({"params": params}, ids, prefix)
+    return _apply(model, params, ids, prefix)
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -86,9 +90,7 @@ def _score(model: T5, params: Params, hidden: Any, mask: Any, targets: Any) -> j
     config = model.config
     start = jnp.full_like(targets[:, :1], config.decoder_start_token_id)
     prefix = jnp.concatenate([start, targets[:, :-1]], axis=1)
-    logits = model.apply(
-        {"params": params}, hidden, mask.astype(jnp.int32), prefix, method="decode"
-    )
+    logits = _apply(model, params, hidden, mask.astype(jnp.int32), prefix, method="decode")
     log_p = jnp.take_along_axis(logits, targets[:, :, None], axis=-1)[:, :, 0]
     log_p = log_p - jax.nn.logsumexp(logits, axis=-1)
     return jnp.sum(jnp.where(targets != config.pad_token_id, log_p, 0.0), axis=1)
@@ -110,14 +112,13 @@ def _decode(
     sampler: Greedy | Sample,
     block: int,
 ) -> Decoded:
-    variables = {"params": params}
-    cross_kv = model.apply(variables, hidden, method="cross_kv")
+    cross_kv = _apply(model, params, hidden, method="cross_kv")
     cache = KVCache.init(
         model.config, row_keys.shape[0], length, dtype=hidden.dtype, scan=model.scan
     )
 
     def step(tokens: jax.Array, cache: KVCache, index: jax.Array) -> tuple[jax.Array, KVCache]:
-        return model.apply(variables, tokens, cross_kv, mask, cache, index, method="decode_step")
+        return _apply(model, params, tokens, cross_kv, mask, cache, index, method="decode_step")
 
     return decode(
         step,
@@ -424,7 +425,8 @@ def load(path: str | Path, dtype: str = "float32", mesh: Mesh | None = None) -> 
 
 def keep_compiled_programs() -> None:
     """Keeps compiled programs on disk, unless the user has configured JAX's cache already."""
-    if jax.config.jax_compilation_cache_dir is None:
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is None:
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(root) / "t5jax" / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -105,9 +105,7 @@ def test_rematerialisation_changes_no_gradient(remat):
     def gradient(remat):
         model = T5(config, remat=remat)
         return jax.jit(
-            jax.grad(
-                lambda p: model.apply({"params": p}, inputs, prefix, dropout_key=key).std()
-            )
+            jax.grad(lambda p: model.apply({"params": p}, inputs, prefix, dropout_key=key).std())
         )(params)
 
     jax.tree.map(
@@ -204,8 +202,11 @@ def test_initial_parameters_have_the_published_standard_deviations():
 
 def test_every_parameter_names_its_axes():
     axes = logical_axes(TINY)
-    jax.tree.map(lambda p, spec: pytest.fail(str(spec)) if len(p.shape) != len(spec) else 0,
-                 abstract_params(TINY), axes)
+    jax.tree.map(
+        lambda p, spec: pytest.fail(str(spec)) if len(p.shape) != len(spec) else 0,
+        abstract_params(TINY),
+        axes,
+    )
     assert tuple(axes["encoder"]["layers"]["self_attention"]["query"]) == (
         "layers", "embed", "heads", "kv",
     )  # fmt: skip
@@ -226,9 +227,7 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
     params = lively_params(config)
     inputs, prefix = random_ids(0, 2, 9), random_ids(1, 2, 5)
     run = apply(config)
-    np.testing.assert_array_equal(
-        run(params, inputs, prefix), apply(TINY)(params, inputs, prefix)
-    )
+    np.testing.assert_array_equal(run(params, inputs, prefix), apply(TINY)(params, inputs, prefix))
     one, two = (
         run(params, inputs, prefix, dropout_key=jax.random.key(i, impl="rbg")) for i in (0, 1)
     )

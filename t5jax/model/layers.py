@@ -19,7 +19,7 @@ from t5jax.model.cache import write
 from t5jax.model.config import T5Config
 
 
-def _normal(std: float, *axes: str) -> nn.initializers.Initializer:
+def _normal(std: float, *axes: str) -> Any:
     return nn.with_logical_partitioning(nn.initializers.normal(std), axes)
 
 
@@ -42,9 +42,7 @@ def _project_backward(contracted: int, saved: Any, ct: jax.Array) -> Any:
     x, w = saved
     rows = x.ndim - contracted
     axes = tuple(range(rows))
-    dx = jnp.tensordot(
-        ct, w, (tuple(range(rows, ct.ndim)), tuple(range(contracted, w.ndim)))
-    )
+    dx = jnp.tensordot(ct, w, (tuple(range(rows, ct.ndim)), tuple(range(contracted, w.ndim))))
     return dx, jnp.tensordot(x, ct, (axes, axes))
 
 
@@ -59,7 +57,7 @@ class RMSNorm(nn.Module):
     dtype: Any
 
     def setup(self) -> None:
-        init = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
+        init: Any = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
         self.scale = self.param("scale", init, (self.width,))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -117,7 +115,7 @@ class RelativeBias(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        init = nn.with_logical_partitioning(
+        init: Any = nn.with_logical_partitioning(
             nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
             ("heads", "relpos_buckets"),
         )
@@ -231,7 +229,9 @@ class MLP(nn.Module):
         # arrays of [..., F], not the six that the derivative of a gated GELU is made of.
         if self.config.gated:
             gate = jax.checkpoint(lambda a, b: activation(a) * b)
-            x = gate(project(x, self.wi_0.astype(self.dtype)), project(x, self.wi_1.astype(self.dtype)))
+            x = gate(
+                project(x, self.wi_0.astype(self.dtype)), project(x, self.wi_1.astype(self.dtype))
+            )
         else:
             x = jax.checkpoint(activation)(project(x, self.wi.astype(self.dtype)))
         x = attention.dropout(x, self.config.dropout, dropout_key)

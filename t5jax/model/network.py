@@ -146,7 +146,7 @@ class Stack(nn.Module):
             bidirectional = self.layer is EncoderLayer
             self.relpos_bias = RelativeBias(self.config, bidirectional=bidirectional)
         if self.scan:
-            self.layers = self.layer(self.config, self.dtype)
+            self.layers: Any = self.layer(self.config, self.dtype)
         else:
             self.layers = [self.layer(self.config, self.dtype) for _ in range(self.depth)]
         self.norm = RMSNorm(self.config.d_model, self.config.layer_norm_epsilon, self.dtype)

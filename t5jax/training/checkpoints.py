@@ -86,7 +86,9 @@ class Checkpoints:
         if step in self.manager.all_steps():
             return
         rest = {"step": state.step, "opt_state": state.opt_state, "key": state.key}
-        known = self.best is not None and metrics is not None and self.best in metrics
+        best = None
+        if self.best is not None and metrics is not None and self.best in metrics:
+            best = {self.best: metrics[self.best]}
         self.manager.save(
             step,
             args=ocp.args.Composite(
@@ -96,7 +98,7 @@ class Checkpoints:
                     DATA: _SaveData(write_data),
                 }
             ),
-            metrics={self.best: metrics[self.best]} if known else None,
+            metrics=best,
             force=True,
         )
 

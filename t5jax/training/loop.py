@@ -138,7 +138,7 @@ class Run:
         def fresh(key: jax.Array) -> TrainState:
             return init_state(init_params(config.model, key), optimizer, training.seed)
 
-        none = PartitionSpec()
+        none: Any = PartitionSpec()
         state_axes = TrainState(
             none, axes, optimizer_state_axes(optimizer, config.optimizer, axes, shapes), none
         )

@@ -7,6 +7,7 @@ import math
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # B batch  T target length  V vocab
 
@@ -27,8 +28,8 @@ class LossSums:
 
 def loss_sums(
     logits: jax.Array,
-    targets: jax.Array,
-    weights: jax.Array,
+    targets: jax.Array | np.ndarray,
+    weights: jax.Array | np.ndarray,
     *,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,

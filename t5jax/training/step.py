@@ -64,7 +64,7 @@ def make_step(
     """
 
     def objective(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, LossSums]:
-        logits = model.apply(
+        logits: Any = model.apply(
             {"params": params},
             batch.encoder_input_tokens,
             batch.decoder_input_tokens,

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Installs what the tests need into .venv and runs them. Arguments go to pytest:
+#   bash scripts/test.sh               the default tests
+#   bash scripts/test.sh -m slow       the slow ones
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ ! -e .venv/.installed ] || [ pyproject.toml -nt .venv/.installed ]; then
+    python3 -m venv .venv
+    .venv/bin/pip install -q --upgrade pip
+    # An exact version: where an index has a CPU build of it, pip takes that one.
+    .venv/bin/pip install -q "torch==2.13.0"
+    .venv/bin/pip install -q -e ".[test]"
+    touch .venv/.installed
+fi
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" TF_CPP_MIN_LOG_LEVEL=2
+if [ "$#" -eq 0 ]; then
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
+    .venv/bin/mypy
+    set -- -m "not slow"
+fi
+exec .venv/bin/python -m pytest "$@"
