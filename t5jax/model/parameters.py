@@ -27,7 +27,8 @@ def init_params(config: T5Config, key: jax.Array) -> Params:
 
 def abstract_params(config: T5Config) -> Params:
     """`init_params` as jax.ShapeDtypeStruct leaves; computes and holds nothing."""
-    return nn.unbox(jax.eval_shape(lambda: _boxed(config, jax.random.key(0))))
+    # Unboxing constrains the values where a mesh is in use, so they must be traced ones.
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
 def logical_axes(config: T5Config) -> Params:

@@ -1,0 +1,49 @@
+"""The package's layers: a part imports only parts above it, and the upper half stays light."""
+
+import ast
+from pathlib import Path
+
+import t5jax
+
+# From the bottom up: each may import what stands before it, and itself.
+ORDER = [
+    "knobs", "model", "config", "batch", "sharding", "vocabulary", "decoding", "formats",
+    "text2text", "config_files", "tasks", "data", "evaluate", "training", "cli",
+]  # fmt: skip
+LIGHT = ORDER[: ORDER.index("tasks")]
+HEAVY = {"tensorflow", "seqio", "tensorflow_datasets", "torch"}
+ROOT = Path(t5jax.__file__).parent
+
+
+def imports(file: Path) -> set[str]:
+    """Modules that a file names in its import statements, wherever they stand."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def part(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+FILES = [f for f in ROOT.rglob("*.py") if f != ROOT / "__init__.py"]
+
+
+def test_parts_import_only_parts_above_them():
+    assert {part(f) for f in FILES} == set(ORDER)
+    for file in FILES:
+        for name in imports(file):
+            pieces = name.split(".")
+            if pieces[0] == "t5jax" and len(pieces) > 1 and pieces[1] in ORDER:
+                assert ORDER.index(pieces[1]) <= ORDER.index(part(file)), f"{file} imports {name}"
+
+
+def test_the_upper_half_names_no_heavy_library():
+    for file in FILES:
+        if part(file) in LIGHT:
+            assert not HEAVY & {name.split(".")[0] for name in imports(file)}, file
