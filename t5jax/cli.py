@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import logging
 import os
 import sys
 import textwrap
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.rest = rest
     # TensorFlow's start-up chatter would bury a command's own lines.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         arguments.run(arguments)
     except MISTAKES as error:
