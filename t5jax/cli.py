@@ -45,13 +45,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         arguments.run(arguments)
+    except BrokenPipeError:  # `t5jax … | head`; an OSError, so it comes before those
+        # What is still buffered must not be written when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MISTAKES as error:
         if os.environ.get("T5JAX_TRACEBACK"):
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
-    except BrokenPipeError:  # `t5jax … | head`
-        sys.stderr.close()
 
 
 def _one_line(error: BaseException) -> str:

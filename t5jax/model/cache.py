@@ -41,10 +41,6 @@ class KVCache:
         """Positions that fit."""
         return jax.tree.leaves(self.keys)[0].shape[-2]
 
-    def gather(self, rows: jax.Array) -> KVCache:
-        """The cache whose row b is this one's row `rows[b]`; int[B']."""
-        return jax.tree.map(lambda x: jnp.take(x, rows, axis=x.ndim - 4), self)
-
 
 def write(cache: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
     """cache [B, N, T, H] with new [B, N, H] at position `index` of all rows."""

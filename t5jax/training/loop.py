@@ -235,7 +235,8 @@ class Run:
                 if row:
                     self.write(step, row)
                 pending = None
-                self.save(step, row)
+                if save or stop:
+                    self.save(step, row)
                 since = time.monotonic()
                 if stop and not last:
                     self.checkpoints.wait()
