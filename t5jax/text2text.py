@@ -25,7 +25,13 @@ from t5jax.formats import native
 from t5jax.model.cache import KVCache
 from t5jax.model.config import T5Config
 from t5jax.model.network import T5
-from t5jax.model.parameters import Params, abstract_params, logical_axes, stack, unstack
+from t5jax.model.parameters import (
+    Params,
+    abstract_params,
+    for_inference,
+    from_inference,
+    logical_axes,
+)
 from t5jax.vocabulary import Vocabulary
 
 # Rows and lengths are rounded up to these, so that few programs serve all shapes.
@@ -114,7 +120,7 @@ def _decode(
 ) -> Decoded:
     cross_kv = _apply(model, params, hidden, method="cross_kv")
     cache = KVCache.init(
-        model.config, row_keys.shape[0], length, dtype=hidden.dtype, scan=model.scan
+        model.config, row_keys.shape[0], length, dtype=hidden.dtype, stacked=not model.inference
     )
 
     def step(tokens: jax.Array, cache: KVCache, index: jax.Array) -> tuple[jax.Array, KVCache]:
@@ -176,16 +182,15 @@ class Text2Text:
         self.generation = generation or GenerationOptions()
         self.max_input_length = max_input_length
         self.mesh = mesh
-        self._unrolled = T5(config, dtype=self.dtype, scan=False)
+        self._network = T5(config, dtype=self.dtype, inference=True)
         self._params = _place(config, params, self.dtype, mesh)
         self._cut_reported = False
 
     @property
     def params(self) -> Params:
-        """The parameter tree with stacked layers, in `dtype`; stacked anew at each access."""
-        # Decoding wants one array a layer (slicing stacked ones inside the loop costs a third of
-        # its speed), and holding both would double the memory.
-        return stack(self._params)
+        """The parameter tree with stacked layers, in `dtype`; made anew at each access."""
+        # Decoding wants another layout, and holding both would double the memory.
+        return from_inference(self._params)
 
     def encode(self, texts: str | Sequence[str]) -> Encoded:
         """Texts -> encoder output; give it to `generate` any number of times."""
@@ -198,7 +203,7 @@ class Text2Text:
         padded = np.zeros((self._rows(rows), bucket(width, LENGTH_BUCKETS)), np.int32)
         padded[:rows, :width] = ids
         with sharding.use(self.mesh):
-            hidden = _encode(self._unrolled, self._params, padded)
+            hidden = _encode(self._network, self._params, padded)
         padded = padded[:rows]
         return Encoded(hidden[:rows], jnp.asarray(padded != self.config.pad_token_id), padded)
 
@@ -209,7 +214,7 @@ class Text2Text:
         if len(ids) != len(prefix):
             raise ValueError(f"{len(ids)} rows of input_ids, {len(prefix)} of decoder_input_ids")
         with sharding.use(self.mesh):
-            return _logits(self._unrolled, self._params, ids, prefix)
+            return _logits(self._network, self._params, ids, prefix)
 
     def score(self, inputs: str | Sequence[str], targets: str | Sequence[str]) -> np.ndarray:
         """float32[B]: log p(target | input) in nats, summed over the target's tokens and EOS."""
@@ -234,7 +239,7 @@ class Text2Text:
             padded[: len(rows), : part.shape[1]] = part
             hidden, mask = self._pad_rows(encoded, len(padded))
             with sharding.use(self.mesh):
-                result = _score(self._unrolled, self._params, hidden, mask, padded)
+                result = _score(self._network, self._params, hidden, mask, padded)
             scores[rows] = np.asarray(result)[: len(rows)]
         return scores
 
@@ -305,7 +310,7 @@ class Text2Text:
         on_cpu = jax.default_backend() == "cpu"
         with sharding.use(self.mesh):
             decoded = _decode(
-                self._unrolled,
+                self._network,
                 self._params,
                 hidden,
                 mask,
@@ -450,10 +455,10 @@ def check_params(config: T5Config, params: Params) -> None:
 
 
 def _place(config: T5Config, params: Params, dtype: Any, mesh: Mesh | None) -> Params:
-    """Cast, unrolled, on the device or spread over the mesh."""
+    """Cast, laid out for inference, on the device or spread over the mesh."""
 
     def convert(params: Params) -> Params:
-        return unstack(jax.tree.map(lambda x: x.astype(dtype), params))
+        return for_inference(jax.tree.map(lambda x: x.astype(dtype), params))
 
     if mesh is None:
         return jax.jit(convert)(params)

@@ -40,9 +40,9 @@ def lively_params(config: T5Config, seed: int = 0):
 
 
 @functools.cache
-def apply(config: T5Config, method: str = "__call__", scan: bool = True, remat: str = "none"):
+def apply(config: T5Config, method: str = "__call__", inference: bool = False, remat: str = "none"):
     """`model.apply` of a method, jitted: params first."""
-    model = T5(config, scan=scan, remat=remat)
+    model = T5(config, inference=inference, remat=remat)
     return jax.jit(lambda params, *a, **k: model.apply({"params": params}, *a, method=method, **k))
 
 

@@ -12,12 +12,16 @@ from t5jax.model.network import T5
 from t5jax.model.parameters import (
     abstract_params,
     count_parameters,
+    for_inference,
+    from_inference,
     init_params,
     logical_axes,
     stack,
     unstack,
 )
 from tests.models import TINY, apply, lively_params, random_ids
+
+TIED = TINY.replace(feed_forward_proj="relu", tie_word_embeddings=True, scale_decoder_outputs=True)
 
 # Published counts: Raffel et al. 2020 and the model cards of the checkpoints.
 PUBLISHED = {
@@ -63,9 +67,9 @@ def test_parameter_count_rounds_to_the_published_one(name):
     )
 
 
-@pytest.mark.parametrize("scan", [True, False], ids=["scanned", "unrolled"])
+@pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.parametrize("relative_bias", ["shared", "per_layer"])
-def test_incremental_decode_matches_teacher_forcing(scan, relative_bias):
+def test_incremental_decode_matches_teacher_forcing(inference, relative_bias):
     config = TINY.replace(relative_bias=relative_bias)
     params = lively_params(config)
     inputs = random_ids(0, 3, 9)
@@ -73,25 +77,27 @@ def test_incremental_decode_matches_teacher_forcing(scan, relative_bias):
     prefix = random_ids(1, 3, 40)
     prefix[:, 0] = 0
     expected = apply(config)(params, inputs, prefix)
-    if not scan:
-        params = unstack(params)
-    hidden = apply(config, "encode", scan)(params, inputs)
-    cross = apply(config, "cross_kv", scan)(params, hidden)
-    cache = KVCache.init(config, 3, 40, dtype=jnp.float32, scan=scan)
-    step = apply(config, "decode_step", scan)
+    if inference:
+        params = for_inference(params)
+    hidden = apply(config, "encode", inference)(params, inputs)
+    cross = apply(config, "cross_kv", inference)(params, hidden)
+    cache = KVCache.init(config, 3, 40, dtype=jnp.float32, stacked=not inference)
+    step = apply(config, "decode_step", inference)
     for i in range(40):
         logits, cache = step(params, prefix[:, i], cross, inputs != 0, cache, jnp.int32(i))
         np.testing.assert_allclose(logits, expected[:, i], atol=2e-5)
 
 
-def test_scanned_and_unrolled_layers_agree():
-    params = lively_params(TINY)
+@pytest.mark.parametrize("config", [TINY, TIED], ids=["gated", "tied"])
+def test_layout_for_inference_changes_no_logit_and_turns_back_exactly(config):
+    params = lively_params(config)
     inputs, prefix = random_ids(0, 2, 9), random_ids(1, 2, 5)
     np.testing.assert_allclose(
-        apply(TINY)(params, inputs, prefix),
-        apply(TINY, scan=False)(unstack(params), inputs, prefix),
+        apply(config)(params, inputs, prefix),
+        apply(config, inference=True)(for_inference(params), inputs, prefix),
         atol=2e-5,
     )
+    jax.tree.map(np.testing.assert_array_equal, from_inference(for_inference(params)), params)
     jax.tree.map(np.testing.assert_array_equal, stack(unstack(params)), params)
 
 

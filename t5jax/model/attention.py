@@ -90,13 +90,13 @@ def attend(
 def attend_step(
     q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, mask: jax.Array
 ) -> jax.Array:
-    """One decoding step: q [B, G, N, H], k and v [B, N, S, H] -> [B, G, N, H].
+    """One decoding step: q [B, G, N, H], k [B, N, H, S], v [B, N, S, H] -> [B, G, N, H].
 
     Args:
       bias: float32[N, 1, S] or None.
       mask: bool, broadcastable to [B, N, G, S].
     """
-    logits = jnp.einsum("BGNH,BNSH->BNGS", q, k, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("BGNH,BNHS->BNGS", q, k, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + bias
     weights = jax.nn.softmax(jnp.where(mask, logits, MASKED)).astype(v.dtype)

@@ -1,8 +1,8 @@
 """`KVCache`: the keys and values of tokens decoded so far, an explicit value.
 
-`decode_step` takes a cache and returns the next one. Leaves are [B, N, T, H] a layer (heads before
-positions: one step's products then read memory in order), in a tuple over layers where the
-network is unrolled and stacked in front, [L, B, N, T, H], where it is scanned.
+`decode_step` takes a cache and returns the next one. A layer's keys are [B, N, H, T] and its values
+[B, N, T, H]: what a step's two products read in order, so that nothing is transposed. Layers are
+in a tuple where the network is unrolled, stacked in front, [L, B, …], where it is scanned.
 """
 
 from __future__ import annotations
@@ -24,24 +24,30 @@ class KVCache:
     values: Any
 
     @classmethod
-    def init(cls, config: T5Config, batch: int, length: int, *, dtype: Any, scan: bool) -> KVCache:
+    def init(
+        cls, config: T5Config, batch: int, length: int, *, dtype: Any, stacked: bool
+    ) -> KVCache:
         """An empty cache for `batch` rows of up to `length` tokens."""
-        shape = (batch, config.num_heads, length, config.d_kv)
-        layers = config.num_decoder_layers
+        n, h, layers = config.num_heads, config.d_kv, config.num_decoder_layers
 
-        def zeros() -> Any:
-            if scan:
-                return jnp.zeros((layers, *shape), dtype)
-            return tuple(jnp.zeros(shape, dtype) for _ in range(layers))
+        def zeros(*shape: int) -> Any:
+            if stacked:
+                return jnp.zeros((layers, batch, *shape), dtype)
+            return tuple(jnp.zeros((batch, *shape), dtype) for _ in range(layers))
 
-        return cls(zeros(), zeros())
+        return cls(zeros(n, h, length), zeros(n, length, h))
 
     @property
     def length(self) -> int:
         """Positions that fit."""
-        return jax.tree.leaves(self.keys)[0].shape[-2]
+        return jax.tree.leaves(self.keys)[0].shape[-1]
 
 
-def write(cache: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
+def write_keys(cache: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
+    """cache [B, N, H, T] with new [B, N, H] at position `index` of all rows."""
+    return jax.lax.dynamic_update_slice_in_dim(cache, new[:, :, :, None], index, axis=3)
+
+
+def write_values(cache: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
     """cache [B, N, T, H] with new [B, N, H] at position `index` of all rows."""
     return jax.lax.dynamic_update_slice_in_dim(cache, new[:, :, None], index, axis=2)

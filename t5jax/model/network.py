@@ -3,8 +3,8 @@
     hidden = model.apply({"params": params}, input_ids, method="encode")
 
 Layers are stacked and scanned by default: parameters have a leading layer axis, and compile time
-does not grow with depth. `T5(config, scan=False)` is the same network unrolled, over the tree that
-`unstack` makes; on one token at a time it is the faster one.
+does not grow with depth. `T5(config, inference=True)` is the same network unrolled, over the tree
+that `for_inference` makes; on one token at a time it is the faster one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from t5jax.model.attention import causal_mask, dropout, segment_mask
 from t5jax.model.cache import KVCache
 from t5jax.model.config import T5Config
-from t5jax.model.layers import MLP, Attention, Embedding, Head, RelativeBias, RMSNorm
+from t5jax.model.layers import CROSS, MLP, SELF, Attention, Embedding, Head, RelativeBias, RMSNorm
 
 Remat = Literal["none", "full", "dots"]
 # [B, T, D] between layers.
@@ -35,12 +35,16 @@ class Layer(nn.Module):
 
     config: T5Config
     dtype: Any
+    inference: bool
 
     def norm(self) -> RMSNorm:
         return RMSNorm(self.config.d_model, self.config.layer_norm_epsilon, self.dtype)
 
-    def attention(self) -> Attention:
-        return Attention(self.config, self.dtype)
+    def attention(self, groups: tuple[tuple[str, ...], ...] = SELF) -> Attention:
+        return Attention(self.config, self.dtype, groups, self.inference)
+
+    def feed_forward(self) -> MLP:
+        return MLP(self.config, self.dtype, self.inference)
 
     def add(self, x: jax.Array, y: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """The residual connection."""
@@ -57,7 +61,7 @@ class EncoderLayer(Layer):
         self.pre_attention_layer_norm = self.norm()
         self.self_attention = self.attention()
         self.pre_mlp_layer_norm = self.norm()
-        self.mlp = MLP(self.config, self.dtype)
+        self.mlp = self.feed_forward()
 
     def __call__(
         self, x: jax.Array, bias: jax.Array | None, mask: jax.Array, key: jax.Array | None
@@ -82,9 +86,9 @@ class DecoderLayer(Layer):
         self.pre_self_attention_layer_norm = self.norm()
         self.self_attention = self.attention()
         self.pre_cross_attention_layer_norm = self.norm()
-        self.encoder_decoder_attention = self.attention()
+        self.encoder_decoder_attention = self.attention(CROSS)
         self.pre_mlp_layer_norm = self.norm()
-        self.mlp = MLP(self.config, self.dtype)
+        self.mlp = self.feed_forward()
 
     def __call__(
         self,
@@ -122,7 +126,7 @@ class DecoderLayer(Layer):
         self_mask: jax.Array,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         if bias is None:
-            bias = self.relpos_bias(index[None], jnp.arange(cache[0].shape[-2]))
+            bias = self.relpos_bias(index[None], jnp.arange(cache[0].shape[-1]))
         y = self.pre_self_attention_layer_norm(x)
         y, cache = self.self_attention.step(y, cache, index, bias, self_mask)
         x = self.add(x, y)
@@ -138,17 +142,19 @@ class Stack(nn.Module):
     dtype: Any
     layer: type[Layer]
     depth: int
-    scan: bool
+    inference: bool
     remat: Remat
+    unroll: int
 
     def setup(self) -> None:
         if self.config.relative_bias == "shared":
             bidirectional = self.layer is EncoderLayer
             self.relpos_bias = RelativeBias(self.config, bidirectional=bidirectional)
-        if self.scan:
-            self.layers: Any = self.layer(self.config, self.dtype)
+        arguments = (self.config, self.dtype, self.inference)
+        if self.inference:
+            self.layers: Any = [self.layer(*arguments) for _ in range(self.depth)]
         else:
-            self.layers = [self.layer(self.config, self.dtype) for _ in range(self.depth)]
+            self.layers = self.layer(*arguments)
         self.norm = RMSNorm(self.config.d_model, self.config.layer_norm_epsilon, self.dtype)
 
     def bias(self, queries: jax.Array, keys: jax.Array) -> jax.Array | None:
@@ -163,18 +169,22 @@ class Stack(nn.Module):
         Each of `xs` is indexed by layer: an array with a leading layer axis, or a tuple. The y
         come back the same way: stacked where the layers are scanned, else in tuples.
         """
-        if self.scan:
+        if not self.inference:
             if self.remat != "none":
                 saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-                # Inside a scan nothing can be merged across the barrier: it would only cost.
+                # A loop keeps the recomputation from being merged with the first computation;
+                # layers of one round need a barrier, which costs a little.
                 step = nn.remat(
-                    step, policy=saved if self.remat == "dots" else None, prevent_cse=False
+                    step,
+                    policy=saved if self.remat == "dots" else None,
+                    prevent_cse=self.unroll > 1,
                 )
             scanned = nn.scan(
                 step,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 length=self.depth,
+                unroll=min(self.unroll, self.depth),
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )
             return scanned(self.layers, carry, *xs)
@@ -194,26 +204,27 @@ class T5(nn.Module):
       config: the architecture.
       dtype: of the computation; norms, softmax and logits are float32 whatever it is. Parameters
         are cast on use.
-      scan: layers stacked and scanned, or unrolled.
+      inference: unrolled layers with fused kernels, or stacked ones, scanned.
       remat: what the backward pass recomputes: nothing, whole layers, or all but the products of
         weights with activations ("dots"). Works on scanned layers.
+      unroll: scanned layers in one round of the loop. More run faster, on a CPU by a tenth, and
+        compile longer.
     """
 
     config: T5Config
     dtype: Any = jnp.float32
-    scan: bool = True
+    inference: bool = False
     remat: Remat = "none"
+    unroll: int = 1
 
     def setup(self) -> None:
         config = self.config
-        self.token_embedder = Embedding(config, self.dtype)
-        shared = (config, self.dtype)
-        self.encoder = Stack(*shared, EncoderLayer, config.num_layers, self.scan, self.remat)
-        self.decoder = Stack(
-            *shared, DecoderLayer, config.num_decoder_layers, self.scan, self.remat
-        )
+        self.token_embedder = Embedding(config, self.dtype, self.inference)
+        shared, how = (config, self.dtype), (self.inference, self.remat, self.unroll)
+        self.encoder = Stack(*shared, EncoderLayer, config.num_layers, *how)
+        self.decoder = Stack(*shared, DecoderLayer, config.num_decoder_layers, *how)
         if not config.tie_word_embeddings:
-            self.head = Head(config, self.dtype)
+            self.head = Head(config, self.dtype, self.inference)
 
     def __call__(
         self,
@@ -297,7 +308,7 @@ class T5(nn.Module):
         return nn.with_logical_constraint(self.logits(x), ("batch", "length", "vocab"))
 
     def cross_kv(self, encoded: jax.Array) -> tuple[Any, Any]:
-        """[B, S, D] -> the cross-attention's keys and values of every layer, [B, N, S, H] each."""
+        """[B, S, D] -> every layer's cross-attention keys [B, N, H, S] and values [B, N, S, H]."""
 
         def step(layer: DecoderLayer, carry: None) -> Any:
             return carry, layer.cross_kv(encoded)

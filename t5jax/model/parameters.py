@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from t5jax.model.config import T5Config
+from t5jax.model.layers import CROSS, SELF
 from t5jax.model.network import T5
 
 Params = Mapping[str, Any]
@@ -46,7 +47,7 @@ def count_parameters(params: Params) -> int:
 
 
 def unstack(params: Params) -> Params:
-    """Stacked layers -> one subtree a layer (`layers_0`, …), as `T5(config, scan=False)` has it."""
+    """Stacked layers -> one subtree a layer (`layers_0`, …)."""
 
     def stack(tree: Params) -> Params:
         depth = jax.tree.leaves(tree["layers"])[0].shape[0]
@@ -68,3 +69,66 @@ def stack(params: Params) -> Params:
         return rest | {"layers": jax.tree.map(lambda *x: jnp.stack(x), *layers)}
 
     return {**params, "encoder": one(params["encoder"]), "decoder": one(params["decoder"])}
+
+
+def for_inference(params: Params) -> Params:
+    """Stacked layers -> the tree of `T5(config, inference=True)`.
+
+    Layers apart, kernels with their output dimensions first, and those fused that are multiplied
+    with one input: attention's `query_key_value` [N, 3, H, D] or `key_value` [N, 2, H, D], the
+    MLP's `wi` [F, 2, D]. The dimension that may be cut over a mesh (N, F) comes before the fused
+    one, so that kernels can be seen as matrices where they lie.
+    """
+    return _convert_layers(_fuse, _transpose_head(unstack(params)))
+
+
+def from_inference(params: Params) -> Params:
+    """The inverse of `for_inference`."""
+    return stack(_convert_layers(_split, _transpose_head(params)))
+
+
+def _transpose_head(params: Params) -> Params:
+    return {k: {"kernel": v["kernel"].T} if k == "head" else v for k, v in params.items()}
+
+
+def _convert_layers(convert: Callable[[str, Params], Params], params: Params) -> Params:
+    def one(tree: Params) -> Params:
+        return {
+            name: {k: convert(k, v) for k, v in part.items()}
+            if name.startswith("layers_")
+            else part
+            for name, part in tree.items()
+        }
+
+    return {**params, "encoder": one(params["encoder"]), "decoder": one(params["decoder"])}
+
+
+def _fuse(name: str, module: Params) -> Params:
+    if name == "mlp":
+        wi = [module[k].T for k in ("wi", "wi_0", "wi_1") if k in module]
+        return {"wi": jnp.stack(wi, 1), "wo": module["wo"].T}
+    if name in _GROUPS:
+        fused = {
+            "_".join(group): jnp.stack([jnp.moveaxis(module[k], 0, -1) for k in group], 1)
+            for group in _GROUPS[name]
+        }
+        return fused | {"out": jnp.moveaxis(module["out"], -1, 0)}
+    return module
+
+
+def _split(name: str, module: Params) -> Params:
+    if name == "mlp":
+        wi = jnp.moveaxis(module["wi"], 1, 0)
+        names = ("wi",) if len(wi) == 1 else ("wi_0", "wi_1")
+        return {k: w.T for k, w in zip(names, wi, strict=True)} | {"wo": module["wo"].T}
+    if name in _GROUPS:
+        apart = {
+            k: jnp.moveaxis(w, -1, 0)
+            for group in _GROUPS[name]
+            for k, w in zip(group, jnp.moveaxis(module["_".join(group)], 1, 0), strict=True)
+        }
+        return apart | {"out": jnp.moveaxis(module["out"], 0, -1)}
+    return module
+
+
+_GROUPS = {"self_attention": SELF, "encoder_decoder_attention": CROSS}

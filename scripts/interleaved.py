@@ -1,0 +1,56 @@
+"""Times contenders in turn, A B A B …, so that a drift of the machine's speed hits all alike."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+def measure(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each round by contender, after one call each that is not counted.
+
+    A contender's function must return only when its work is done.
+    """
+    for run in contenders.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            began = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def table(seconds: Mapping[str, list[float]], units: float, unit: str, against: str) -> list[dict]:
+    """Rows of medians and of `against`'s median ratio to each, round by round; printed too."""
+    rows = []
+    for name, times in seconds.items():
+        ratios = [theirs / ours for theirs, ours in zip(times, seconds[against], strict=True)]
+        rows.append(
+            {
+                "name": name,
+                "seconds": statistics.median(times),
+                f"{unit}_per_second": units / statistics.median(times),
+                f"{against}_is_faster_by": statistics.median(ratios),
+                "ratio_min": min(ratios),
+                "ratio_max": max(ratios),
+            }
+        )
+        row = rows[-1]
+        print(
+            f"  {name:28} {row['seconds']:8.3f} s {row[f'{unit}_per_second']:9.1f} {unit}/s"
+            f"   {against} is {row[f'{against}_is_faster_by']:.2f} x as fast"
+            f" ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})",
+            flush=True,
+        )
+    return rows
+
+
+def write_json(file: str | None, results: object) -> None:
+    """Writes results where a file is named."""
+    if file:
+        Path(file).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
