@@ -59,7 +59,8 @@ def ours(config: t5jax.T5Config, ids: np.ndarray, targets: np.ndarray) -> Callab
     training, knobs = TrainingConfig(), OptimizerConfig(name="adamw", learning_rate=1e-4, warmup=1)
     optimizer = make_optimizer(knobs, logical_axes(config), 1000)
     schedule = make_schedule(knobs, 1000)
-    step = jax.jit(make_step(T5(config), optimizer, schedule, training), donate_argnums=0)
+    model = T5(config, unroll=config.num_layers)
+    step = jax.jit(make_step(model, optimizer, schedule, training), donate_argnums=0)
     state = jax.jit(lambda key: init_state(init_params(config, key), optimizer, 0))(
         jax.random.key(0)
     )

@@ -81,6 +81,9 @@ class TrainingConfig:
     remat: Literal["none", "full", "dots"] = knob(
         "none", "recompute in the backward pass: nothing, whole layers, all but matrix products"
     )
+    unroll: int = knob(
+        1, "layers in one round of the loop over them: more run faster, but compile longer"
+    )
     micro_batches: int = knob(1, "gradient accumulation: pieces a batch is computed in")
     z_loss: float = knob(1e-4, "weight of log(Z)^2, which keeps the logits near normalised")
     label_smoothing: float = knob(0.0, "probability spread over the other ids")

@@ -101,23 +101,23 @@ def test_layout_for_inference_changes_no_logit_and_turns_back_exactly(config):
     jax.tree.map(np.testing.assert_array_equal, stack(unstack(params)), params)
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
-def test_rematerialisation_changes_no_gradient(remat):
+@pytest.mark.parametrize(("remat", "unroll"), [("full", 1), ("dots", 3), ("none", 2)])
+def test_rematerialisation_and_unrolling_change_no_gradient(remat, unroll):
     params = lively_params(TINY)
     inputs, prefix = random_ids(0, 2, 9), random_ids(1, 2, 5)
     key = jax.random.key(0, impl="rbg")
     config = TINY.replace(dropout=0.3)
 
-    def gradient(remat):
-        model = T5(config, remat=remat)
+    def gradient(remat, unroll):
+        model = T5(config, remat=remat, unroll=unroll)
         return jax.jit(
             jax.grad(lambda p: model.apply({"params": p}, inputs, prefix, dropout_key=key).std())
         )(params)
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4),
-        gradient("none"),
-        gradient(remat),
+        gradient("none", 1),
+        gradient(remat, unroll),
     )
 
 

@@ -9,6 +9,7 @@ that `for_inference` makes; on one token at a time it is the faster one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -140,11 +141,11 @@ class Stack(nn.Module):
 
     config: T5Config
     dtype: Any
-    layer: type[Layer]
-    depth: int
     inference: bool
     remat: Remat
     unroll: int
+    layer: type[Layer]
+    depth: int
 
     def setup(self) -> None:
         if self.config.relative_bias == "shared":
@@ -220,9 +221,11 @@ class T5(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.token_embedder = Embedding(config, self.dtype, self.inference)
-        shared, how = (config, self.dtype), (self.inference, self.remat, self.unroll)
-        self.encoder = Stack(*shared, EncoderLayer, config.num_layers, *how)
-        self.decoder = Stack(*shared, DecoderLayer, config.num_decoder_layers, *how)
+        stack = functools.partial(
+            Stack, config, self.dtype, self.inference, self.remat, self.unroll
+        )
+        self.encoder = stack(EncoderLayer, config.num_layers)
+        self.decoder = stack(DecoderLayer, config.num_decoder_layers)
         if not config.tie_word_embeddings:
             self.head = Head(config, self.dtype, self.inference)
 

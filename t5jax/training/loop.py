@@ -128,7 +128,12 @@ class Run:
     ) -> None:
         self.config, self.vocabulary, self.mesh, self.run_dir = config, vocabulary, mesh, run_dir
         training = config.training
-        self.model = T5(config.model, jnp.dtype(training.dtype), remat=training.remat)
+        self.model = T5(
+            config.model,
+            jnp.dtype(training.dtype),
+            remat=training.remat,
+            unroll=training.unroll,
+        )
         axes = logical_axes(config.model)
         shapes = abstract_params(config.model)
         sharding.check_divisible(shapes, axes, mesh)

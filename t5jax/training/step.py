@@ -59,11 +59,13 @@ def make_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
     """`step(state, batch) -> state, metrics`; jit it, and donate the state.
 
-    The loss is a sum over tokens divided once by the sum of weights of the whole batch, so
+    The loss is a sum over tokens divided by the sum of weights of the whole batch, so
     devices and micro-batches with more padding than others do not count more.
     """
 
-    def objective(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, LossSums]:
+    def objective(
+        params: Params, batch: Batch, key: jax.Array, weight: jax.Array
+    ) -> tuple[jax.Array, LossSums]:
         logits: Any = model.apply(
             {"params": params},
             batch.encoder_input_tokens,
@@ -79,34 +81,34 @@ def make_step(
             label_smoothing=config.label_smoothing,
             z_loss=config.z_loss,
         )
-        return sums.objective, sums
+        return sums.objective / weight, sums
 
     gradient = jax.grad(objective, has_aux=True)
 
     def accumulated(params: Params, batch: Batch, key: jax.Array) -> tuple[Any, LossSums]:
         pieces = config.micro_batches
+        # Of the whole batch. One without targets has zero gradients: no division by zero.
+        weight = jnp.maximum(jnp.sum(batch.decoder_loss_weights), 1.0)
         if pieces == 1:
-            return gradient(params, batch, key)
+            return gradient(params, batch, key, weight)
         # Row r goes to piece r % pieces: each piece then has its part of every device's rows.
         split = jax.tree.map(
             lambda x: jnp.swapaxes(x.reshape(-1, pieces, *x.shape[1:]), 0, 1), batch
         )
 
         def add(total: Any, piece: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradient(params, *piece)), None
+            return jax.tree.map(jnp.add, total, gradient(params, *piece, weight)), None
 
         keys = jax.random.split(key, pieces)
         first = jax.tree.map(lambda x: x[0], (split, keys))
         zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, *first)
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, *first, weight)
         )
         return jax.lax.scan(add, zeros, (split, keys))[0]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl="rbg"), state.step)
         grads, sums = accumulated(state.params, batch, key)
-        # A batch without targets has weight 0 and zero gradients: no division by zero.
-        grads = jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1.0), grads)
         if param_shardings is not None:
             # Left alone, the partitioner replicates gradients over fsdp.
             grads = jax.lax.with_sharding_constraint(grads, param_shardings)
@@ -117,10 +119,20 @@ def make_step(
             examples=jnp.sum(jnp.max(batch.decoder_segment_ids, axis=1)),
             tokens=jnp.sum(batch.encoder_segment_ids != 0)
             + jnp.sum(batch.decoder_segment_ids != 0),
-            grad_norm=optax.global_norm(grads),
-            param_norm=optax.global_norm(state.params),
+            grad_norm=global_norm(grads),
+            param_norm=global_norm(state.params),
             learning_rate=jnp.asarray(schedule(state.step), jnp.float32),
         )
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
     return step
+
+
+def global_norm(tree: Any) -> jax.Array:
+    """The Euclidean norm of all entries of a tree, float32.
+
+    Products of arrays with themselves: a CPU reads each once, where it writes down the squares
+    that `optax.global_norm` sums.
+    """
+    squares = [jnp.tensordot(x, x, x.ndim) for x in jax.tree.leaves(tree)]
+    return jnp.sqrt(jnp.sum(jnp.stack(squares)))
