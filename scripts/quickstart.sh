@@ -3,12 +3,21 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ ! -x .venv/bin/t5jax ]; then
+    echo "installing into .venv"
     python3 -m venv .venv
-    .venv/bin/pip install -q --upgrade pip
-    .venv/bin/pip install -q -e ".[examples]"
+    .venv/bin/pip install -q --disable-pip-version-check -e ".[examples]"
 fi
 t5jax=.venv/bin/t5jax
 [ -e runs/words.model ] || $t5jax vocabulary words runs/words.model --size 160 --words 76
 $t5jax train configs/quickstart.yaml
-$t5jax eval runs/quickstart --tasks words --split test
-$t5jax generate runs/quickstart "pronounce: hello" "past: go"
+echo
+echo "words that training has not seen: input: prediction = or ≠ reference"
+$t5jax eval runs/quickstart --tasks words --split test --show 5
+cat <<'END'
+
+Try next:
+  .venv/bin/t5jax generate runs/quickstart "pronounce: serendipity" "past: overthrow"
+  .venv/bin/t5jax train configs/quickstart.yaml --run_dir=runs/longer --training.steps=3000
+  .venv/bin/t5jax tasks pronounce --n 5
+  .venv/bin/tensorboard --logdir runs
+END

@@ -108,6 +108,7 @@ def _add_eval(commands: Any) -> None:
     parser.add_argument("--split", default="validation", help="split to evaluate (%(default)s)")
     parser.add_argument("--out", help="folder for results (CHECKPOINT/eval)")
     parser.add_argument("--examples", type=int, help="first examples of each task (all)")
+    parser.add_argument("--show", type=int, default=0, help="predictions to print (%(default)s)")
     parser.add_argument("--batch", type=int, default=256, help="rows at a time (%(default)s)")
     parser.add_argument("--modules", default="", help="your task modules, divided by commas")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
@@ -140,6 +141,11 @@ def _eval(arguments: argparse.Namespace) -> None:
         print(f"{task} ({arguments.split})")
         for name, value in result.metrics.items():
             print(f"  {name:28} {value:.4f}" if name != "examples" else f"  {name:28} {value}")
+        # Spread over the split: its neighbours are often alike.
+        every = max(1, len(result.predictions) // max(arguments.show, 1))
+        for row in result.predictions[::every][: arguments.show]:
+            mark = "=" if row["prediction"] == row["targets"] else "≠"
+            print(f"  {row['inputs']}: {row['prediction']} {mark} {row['targets']}")
     print(f"written to {out}")
 
 
