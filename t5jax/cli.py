@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import logging
 import os
 import sys
@@ -40,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if rest and arguments.command != "train":
         parser.error(f"unknown argument {rest[0]}")
     arguments.rest = rest
-    # TensorFlow's start-up chatter would bury a command's own lines.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # What TensorFlow's C++ code has to say would bury a command's own lines; its errors reach
+    # Python as exceptions.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         arguments.run(arguments)
@@ -53,6 +55,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _import_tensorflow() -> None:
+    """Imports it, and hides the accelerators from it, without the lines it prints of that."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        importlib.import_module("t5jax.data")
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _one_line(error: BaseException) -> str:
@@ -93,6 +108,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
     tree = read_config(arguments.config, arguments.rest)
     build_config(tree)  # a misspelt key should not take the seconds that TensorFlow does
+    _import_tensorflow()
     from t5jax.training.loop import train
 
     train(tree)
@@ -120,6 +136,7 @@ def _eval(arguments: argparse.Namespace) -> None:
     t5 = t5jax.load(arguments.checkpoint, dtype=arguments.dtype)
     options = _options(arguments)
     t5.generation.replace(options)  # a wrong option should not wait for the data
+    _import_tensorflow()
     from t5jax.config import LengthsConfig
     from t5jax.evaluate import Evaluation, write_results
     from t5jax.tasks import registry
@@ -242,6 +259,7 @@ def _tasks(arguments: argparse.Namespace) -> None:
     from t5jax.vocabulary import make_vocabulary
 
     vocabulary = make_vocabulary(arguments.vocabulary)
+    _import_tensorflow()
     from t5jax.tasks import registry
 
     registry.load_modules([name for name in arguments.modules.split(",") if name])
@@ -287,6 +305,7 @@ def _add_vocabulary(commands: Any) -> None:
 
 
 def _vocabulary(arguments: argparse.Namespace) -> None:
+    _import_tensorflow()
     import seqio
 
     from t5jax.tasks import registry

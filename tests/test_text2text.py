@@ -139,3 +139,30 @@ def test_import_is_light_and_quick():
         for _ in range(3)
     ]
     assert min(runs) < 1.0
+
+
+def test_a_mesh_of_eight_devices_gives_what_one_gives(tmp_path):
+    path = str(tmp_path / "model")
+    tiny_text2text().save(path)
+    code = f"""
+import jax, numpy, t5jax
+from t5jax.config import MeshConfig
+from t5jax.sharding import make_mesh
+mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+one, eight = t5jax.load({path!r}), t5jax.load({path!r}, mesh=mesh)
+texts = {TEXTS!r}
+for options in ({{}}, {{"do_sample": True}}):
+    options["max_new_tokens"] = 7
+    assert eight.generate(texts, **options) == one.generate(texts, **options)
+numpy.testing.assert_allclose(eight.score(texts, texts), one.score(texts, texts), rtol=1e-4)
+jax.tree.map(numpy.testing.assert_array_equal, eight.params, one.params)
+wide = eight._params["decoder"]["layers_0"]["mlp"]["wi"]
+print("cut in", wide.size // wide.addressable_shards[0].data.size)
+"""
+    flags = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split()[-1] == "4"  # over fsdp and tensor

@@ -2,6 +2,9 @@
 
 import json
 import os
+import random
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -9,11 +12,23 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import t5jax
+from t5jax.batch import Batch
+from t5jax.cli import MISTAKES
+from t5jax.config import OptimizerConfig, TrainingConfig
+from t5jax.model.network import T5
+from t5jax.model.parameters import logical_axes
+from t5jax.training.checkpoints import Checkpoints, abstract_state
+from t5jax.training.optimizers import make_optimizer
+from t5jax.training.schedules import make_schedule
+from t5jax.training.step import TrainState, init_state, make_step
+from tests.models import TINY, lively_params, random_ids
 
 CONFIG = {
     "model": {
@@ -41,7 +56,7 @@ def write_config(folder: Path, **sections) -> Path:
 
 
 def command(*words: str) -> list[str]:
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     return [sys.executable, "-m", "t5jax.cli", *map(str, words)]
 
 
@@ -87,6 +102,9 @@ def test_run_folder_holds_what_it_promises(finished):
     assert len(lines) == 40
     assert {"inputs", "targets", "prediction"} <= json.loads(lines[0]).keys()
     assert rows[-1]["eval/inflect/exact_match"] == result["exact_match"]
+    for tag in ("loss", "tokens_per_second"):
+        assert tensorboard_steps(finished, tag) == [5, 10, 15, 20, 25, 30]
+    assert tensorboard_steps(finished, "eval/inflect/exact_match") == [30]
 
 
 def test_a_run_loads_generates_and_evaluates(finished):
@@ -105,23 +123,162 @@ def test_a_run_loads_generates_and_evaluates(finished):
 
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(finished, tmp_path):
     config = write_config(tmp_path, eval={"tasks": ["inflect"], "examples": 40})
-    process = subprocess.Popen(
-        command("train", config), env=environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = start("train", config)
     # Past the first checkpoint, with steps logged that are not in it.
-    file = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        if file.exists() and len(file.read_text().splitlines()) >= 3:
-            break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    wait_for_lines(process, tmp_path, 3)
+    process.kill()
+    process.communicate()
     run("train", config)
     ours, theirs = t5jax.load(tmp_path / "run"), t5jax.load(finished / "run")
     jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
     assert [row["step"] for row in metrics(tmp_path)] == [5, 10, 15, 20, 25, 30]
+
+
+def tensorboard_steps(folder: Path, tag: str) -> list[int]:
+    events = EventAccumulator(str(folder / "run" / "tensorboard")).Reload()
+    return [event.step for event in events.Tensors(tag)]
+
+
+def start(*words: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(*words), env=environment(), text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def wait_for_lines(process: subprocess.Popen, folder: Path, lines: int) -> None:
+    """Returns when metrics.jsonl has so many lines, or the process has ended."""
+    file = folder / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if file.exists() and len(file.read_text().splitlines()) >= lines:
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_killed_at_three_random_moments_a_run_ends_the_same(tmp_path):
+    rng = random.Random(0)
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    for folder in folders:
+        folder.mkdir()
+        write_config(
+            folder, training={"steps": 240, "save_every": 20}, eval={"tasks": ["inflect"],
+            "examples": 20},
+        )  # fmt: skip
+    run("train", folders[0] / "config.yaml")
+    for lines in sorted(rng.sample(range(2, 46), 3)):
+        process = start("train", folders[1] / "config.yaml")
+        wait_for_lines(process, folders[1], lines)
+        time.sleep(rng.random() * 0.2)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    run("train", folders[1] / "config.yaml")
+    ours, theirs = (t5jax.load(folder / "run") for folder in folders)
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    steps = list(range(5, 241, 5))
+    assert [row["step"] for row in metrics(folders[1])] == steps
+    assert tensorboard_steps(folders[1], "loss") == steps
+
+
+def test_sigterm_saves_and_the_run_goes_on(tmp_path):
+    config = write_config(tmp_path, training={"steps": 5000, "save_every": 5000})
+    process = start("train", config)
+    wait_for_lines(process, tmp_path, 2)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    step = int(re.search(r"terminated: step (\d+) is saved", errors)[1])
+    output = run("train", config, f"--training.steps={step + 10}")
+    assert f"resuming at step {step}" in output
+    steps = [row["step"] for row in metrics(tmp_path)]
+    assert steps == sorted(set(steps)) and steps[-1] == step + 10
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    config = write_config(tmp_path, optimizer={"name": "adamw"}, training={"steps": 10})
+    run("train", config)
+    before = t5jax.load(tmp_path / "run").params
+    output = run("train", config, "--training.steps=40", "--optimizer.learning_rate=1e30", code=2)
+    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
+    step, kept = re.search(r"loss of step (\d+) is .* checkpoint is step (\d+)", line).groups()
+    assert 11 <= int(step) <= 20 and kept == "10"
+    jax.tree.map(np.testing.assert_array_equal, t5jax.load(tmp_path / "run").params, before)
+
+
+def tiny_state(value: int) -> TrainState:
+    return TrainState(
+        step=jnp.int32(value), params={"w": jax.random.normal(jax.random.key(value), 20_000)},
+        opt_state=(), key=jnp.zeros(4, jnp.uint32),
+    )  # fmt: skip
+
+
+def nothing(folder) -> None:
+    (folder / "position").write_text("here")
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
+    config = TrainingConfig(keep=2, keep_best="pronounce/wer", best_mode="min")
+    checkpoints = Checkpoints(tmp_path, config)
+    wer = {1: 0.9, 2: 0.2, 3: 0.5, 4: 0.7, 5: 0.8}
+    for step, value in wer.items():
+        checkpoints.save(tiny_state(step), step, nothing, {"pronounce/wer": value})
+    checkpoints.save(tiny_state(6), 6, nothing, None)  # at a step without an evaluation
+    checkpoints.wait()
+    assert sorted(checkpoints.manager.all_steps()) == [2, 5, 6]
+    assert checkpoints.latest() == 6
+    checkpoints.close()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_readable(tmp_path):
+    checkpoints = Checkpoints(tmp_path, TrainingConfig())
+    checkpoints.save(tiny_state(1), 1, nothing)
+    checkpoints.wait()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))  # writing more fails
+    try:
+        with pytest.raises(MISTAKES):
+            checkpoints.save(tiny_state(2), 2, nothing)
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    again = Checkpoints(tmp_path, TrainingConfig())
+    assert again.latest() == 1
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.eval_shape(lambda: tiny_state(0))
+    target = abstract_state(shapes, jax.tree.map(lambda _: device, shapes))
+    state, position = again.restore(1, target)
+    np.testing.assert_array_equal(state.params["w"], tiny_state(1).params["w"])
+    assert (position / "position").read_text() == "here"
+
+
+def test_micro_batches_make_the_step_of_the_whole_batch():
+    rng = np.random.default_rng(0)
+    ids, targets = random_ids(0, 8, 12), random_ids(1, 8, 6)
+    for i, (row, target) in enumerate(zip(ids, targets, strict=True)):
+        row[rng.integers(2, 12) :] = 0
+        target[1 + i % 6 :] = 0  # so the pieces have different weights
+    batch = Batch(
+        encoder_input_tokens=ids,
+        encoder_segment_ids=(ids != 0).astype(np.int32),
+        decoder_input_tokens=np.pad(targets[:, :-1], ((0, 0), (1, 0))),
+        decoder_target_tokens=targets,
+        decoder_segment_ids=(targets != 0).astype(np.int32),
+        decoder_loss_weights=(targets != 0).astype(np.float32),
+    )
+    knobs = OptimizerConfig(name="adamw", learning_rate=1e-3, warmup=1)
+    optimizer = make_optimizer(knobs, logical_axes(TINY), 10)
+    results = []
+    for pieces in (1, 4):
+        training = TrainingConfig(micro_batches=pieces)
+        step = jax.jit(make_step(T5(TINY), optimizer, make_schedule(knobs, 10), training))
+        results.append(step(init_state(lively_params(TINY), optimizer, 0), batch))
+    (one, of_one), (four, of_four) = results
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        (of_one, one.opt_state), (of_four, four.opt_state),
+    )  # fmt: skip
 
 
 def test_mistakes_are_one_line_and_exit_2(finished, tmp_path):
@@ -134,6 +291,11 @@ def test_mistakes_are_one_line_and_exit_2(finished, tmp_path):
         ("generate", finished / "run"): "give texts",
         ("generate", finished / "run", "x", "--temperature", "0", "--do_sample"): "temperature=0.0",
         ("train", finished / "config.yaml", "--data.seed=5"): "data.seed",
+        ("train", finished / "config.yaml", "--model.d_model=24"): "model.d_model=24",
+        ("train", config, f"--init={finished / 'run'}", "--model.d_ff=32"): "has shape",
+        ("train", config, "--data.mixture=inflekt"): "did you mean inflect",
+        ("train", config, "--eval.tasks=[inflect]", "--eval.split=dev"): "no split 'dev'",
+        ("train", config, "--training.steps=many"): "training.steps",
     }
     for words, expected in cases.items():
         output = run(*words, code=2)

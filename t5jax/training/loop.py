@@ -65,8 +65,10 @@ def resolve(tree: dict[str, Any]) -> tuple[RunConfig, Vocabulary]:
         raise ValueError("run_dir is empty; name the folder that the run is to fill")
     if not early.data.mixture:
         raise ValueError("data.mixture is empty; `t5jax tasks` lists what there is")
-    own = Path(early.run_dir) / native.VOCABULARY
-    vocabulary = load_vocabulary(own) if own.is_dir() else make_vocabulary(early.vocabulary)
+    run_dir = Path(early.run_dir)
+    begun = native.steps(run_dir)
+    own = run_dir / native.VOCABULARY
+    vocabulary = load_vocabulary(own) if begun else make_vocabulary(early.vocabulary)
     config = build_config(tree, vocabulary)
     if config.model.vocab_size < vocabulary.vocab_size:
         raise ValueError(
@@ -82,9 +84,12 @@ def resolve(tree: dict[str, Any]) -> tuple[RunConfig, Vocabulary]:
 
 
 def write_run(run_dir: Path, config: RunConfig, vocabulary: Vocabulary) -> None:
-    """Writes the run's config.yaml and model files; refuses a folder of another run."""
+    """Writes the run's config.yaml and model files; refuses a folder of another run.
+
+    Before its first checkpoint a run has nothing to lose, and may be started otherwise.
+    """
     file = run_dir / "config.yaml"
-    if file.exists():
+    if file.exists() and native.steps(run_dir):
         before = build_config(parse_yaml(file.read_text(encoding="utf-8"), str(file)))
         for name, old, new in differences(before, config):
             if name.startswith(FIXED) and not name.startswith(FREE):

@@ -1,0 +1,172 @@
+"""The commands, as users type them: what they print, write and refuse."""
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+import t5jax
+from t5jax.cli import main
+from t5jax.training import loop
+from tests.models import tiny_text2text
+
+LINES = ["past: go", "", "pronounce: hello", "past: sing and a longer line"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("saved") / "model"
+    tiny_text2text().save(str(path))
+    return str(path)
+
+
+@pytest.fixture
+def expected(saved) -> list[str]:
+    answers = t5jax.load(saved).generate(LINES, max_new_tokens=6)
+    return [" ".join(answer.splitlines()) for answer in answers]
+
+
+def error_of(capsys, *words: str) -> str:
+    """The one `error:` line that a command ends with."""
+    with pytest.raises(SystemExit) as exit:
+        main([str(word) for word in words])
+    assert exit.value.code == 2
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_generate_answers_texts(saved, expected, capsys):
+    main(["generate", saved, *LINES, "--max_new_tokens", "6"])
+    assert capsys.readouterr().out.split("\n") == [*expected, ""]
+
+
+def test_generate_reads_a_file_and_writes_one_in_its_order(saved, expected, tmp_path):
+    source, target = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("\n".join(LINES) + "\n")
+    main(
+        ["generate", saved, "--input", str(source), "--output", str(target), "--batch", "3",
+         "--max_new_tokens", "6"]
+    )  # fmt: skip
+    assert target.read_text().split("\n") == [*expected, ""]
+
+
+def test_generate_reads_stdin(saved, expected, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(LINES)))
+    main(["generate", saved, "--input", "-", "--max_new_tokens", "6"])
+    assert capsys.readouterr().out.split("\n") == [*expected, ""]
+
+
+def test_generate_of_an_empty_file_writes_an_empty_one(saved, tmp_path):
+    source, target = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("")
+    main(["generate", saved, "--input", str(source), "--output", str(target)])
+    assert target.read_text() == ""
+
+
+def test_samples_of_an_input_stand_on_its_line(saved, capsys):
+    main(
+        ["generate", saved, *LINES[:2], "--do_sample", "--num_return_sequences", "3",
+         "--max_new_tokens", "6"]
+    )  # fmt: skip
+    lines = capsys.readouterr().out.split("\n")
+    assert [line.count("\t") for line in lines] == [2, 2, 0]
+
+
+def test_tasks_are_listed_and_shown_as_text_and_ids(capsys):
+    main(["tasks"])
+    assert {"pronounce", "inflect", "words"} <= set(capsys.readouterr().out.split())
+    main(["tasks", "inflect", "--split", "test", "--n", "2"])
+    lines = capsys.readouterr().out.rstrip("\n").split("\n")
+    assert [line[:8].strip() for line in lines] == [
+        "inputs",
+        "",
+        "targets",
+        "",
+        "",
+        "inputs",
+        "",
+        "targets",
+        "",
+    ]
+    text, ids = lines[0][9:], [int(x) for x in lines[1].split()]
+    assert ids == [*(byte + 3 for byte in text.encode()), 1]
+
+
+def test_vocabulary_trains_a_model_that_tasks_can_be_shown_in(tmp_path, capsys):
+    model = tmp_path / "deep" / "words.model"
+    main(["vocabulary", "inflect", str(model), "--size", "90", "--examples", "2000"])
+    assert f"{model}: 90 pieces" in capsys.readouterr().out
+    main(["tasks", "inflect", "--n", "1", "--vocabulary", str(model)])
+    lines = capsys.readouterr().out.split("\n")
+    assert len(lines[1].split()) <= len(lines[0][9:]) + 1
+
+
+def test_eval_writes_metrics_and_predictions_and_shows_some(saved, tmp_path, capsys):
+    main(
+        ["eval", saved, "--tasks", "inflect", "--examples", "7", "--show", "2", "--out",
+         str(tmp_path), "--max_new_tokens", "4"]
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    assert "exact_match" in out and "rule_exact_match" in out
+    assert sum(" = " in line or " ≠ " in line for line in out.splitlines()) == 2
+    assert len((tmp_path / "inflect" / "predictions.jsonl").read_text().splitlines()) == 7
+
+
+def test_mistakes_name_the_value_and_the_remedy(saved, tmp_path, capsys):
+    broken = tmp_path / "broken.py"
+    broken.write_text("import nothing_of_this_name\n")
+    cases = {
+        ("eval", saved, "--tasks", "inflekt"): "did you mean inflect",
+        ("eval", saved, "--tasks", "inflect", "--split", "dev"): "has no split 'dev'",
+        ("eval", saved, "--tasks", "inflect", "--modules", broken): "nothing_of_this_name",
+        ("eval", tmp_path / "nowhere", "--tasks", "inflect"): "nowhere is no folder",
+        ("eval", tmp_path, "--tasks", "inflect"): "holds no",
+        ("tasks", "inflect", "--split", "dev"): "validation",
+        ("tasks", "pronunce"): "did you mean pronounce",
+        ("tasks", "inflect", "--vocabulary", tmp_path / "no.model"): "no.model",
+        ("generate", saved, "--input", tmp_path / "no.txt"): "no.txt: no such file",
+        ("generate", saved, "x", "--max_new_tokens", "0"): "max_new_tokens=0 must be at least 1",
+        ("generate", saved, "x", "--num_return_sequences", "2"): "needs do_sample=True",
+        ("generate", saved, "x", "--batch", "0"): "--batch 0",
+        ("generate", saved, "x", "--tempreature", "2"): "--tempreature",
+    }
+    for words, remedy in cases.items():
+        assert remedy in error_of(capsys, *words), words
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = f"{sys.executable} -m t5jax.cli tasks inflect --n 20000 | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.startswith("inputs")
+    assert done.stderr == ""
+
+
+def test_compiled_programs_are_kept_on_disk_and_used_again(saved, tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    seen = []
+    for _ in range(2):
+        subprocess.run(
+            [sys.executable, "-m", "t5jax.cli", "generate", saved, "x", "--max_new_tokens", "4"],
+            env=environment, check=True, capture_output=True, timeout=120,
+        )  # fmt: skip
+        programs = tmp_path / "t5jax" / "programs"
+        seen.append({file.name for file in programs.iterdir() if not file.name.endswith("atime")})
+    assert len(seen[0]) >= 2 and seen[1] == seen[0]
+
+
+@pytest.mark.parametrize(
+    ("there", "advice"),
+    [("/proc/driver/nvidia", "t5jax[cuda]"), ("/dev/accel0", "t5jax[tpu]"), ("", "")],
+)
+def test_an_idle_accelerator_is_pointed_out(there, advice, monkeypatch, capsys):
+    monkeypatch.setattr(loop.Path, "exists", lambda path: str(path) == there)
+    loop.print_devices(loop.sharding.make_mesh(loop.RunConfig().mesh))
+    out = capsys.readouterr().out
+    assert out.startswith("devices: 1 x cpu (cpu)")
+    assert advice in out and ("warning:" in out) == bool(advice)
