@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from t5jax import sharding
@@ -138,7 +139,9 @@ def read_params(
     target = abstract(config, dtype, mesh)
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            stored = checkpointer.metadata(source).item_metadata.tree
+            # Asked of the handler: a checkpointer warns that an item of a step has no metadata of
+            # a step.
+            stored = ocp.StandardCheckpointHandler().metadata(epath.Path(source)).tree
         except Exception as error:
             raise ValueError(f"{source} is damaged or incomplete: {_first_line(error)}") from error
         _check_shapes(source, stored, target)
