@@ -2,8 +2,10 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +115,16 @@ def test_eval_writes_metrics_and_predictions_and_shows_some(saved, tmp_path, cap
     assert "exact_match" in out and "rule_exact_match" in out
     assert sum(" = " in line or " ≠ " in line for line in out.splitlines()) == 2
     assert len((tmp_path / "inflect" / "predictions.jsonl").read_text().splitlines()) == 7
+
+
+def test_the_readmes_task_works(tmp_path, capsys, monkeypatch):
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    code = readme[readme.index("# shout.py") :]
+    (tmp_path / "shout.py").write_text(code[: code.index("```")])
+    command = re.search(r"^t5jax (tasks shout .*)$", readme, re.MULTILINE)[1]
+    monkeypatch.chdir(tmp_path)
+    main(command.split())
+    assert "inputs   shout: go\n" in capsys.readouterr().out
 
 
 def test_mistakes_name_the_value_and_the_remedy(saved, tmp_path, capsys):

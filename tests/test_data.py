@@ -20,7 +20,7 @@ import seqio
 import tensorflow as tf
 
 from t5jax.config import DataConfig, LengthsConfig
-from t5jax.data import TrainData, eval_batches
+from t5jax.data import TrainData
 from t5jax.data.loader import _readers
 from t5jax.data.packing import Examples, pack, to_batch
 from t5jax.data.prefetch import Prefetcher
@@ -686,25 +686,6 @@ def test_batches_lie_on_eight_devices_as_the_sharding_says():
 
 def test_tensorflow_sees_no_accelerator():
     assert {device.device_type for device in tf.config.get_visible_devices()} == {"CPU"}
-
-
-# Evaluation
-
-
-@pytest.mark.parametrize("examples, rows", [(None, 200), (7, 7)])
-def test_evaluation_reads_every_example_once_in_order(examples, rows):
-    batches = list(eval_batches(TASK, "train", LENGTHS, 16, examples=examples))
-    assert [e for batch in batches for e in examples_of(batch)] == pairs(200)[:rows]
-    assert all(batch.encoder_input_tokens.shape == (16, 24) for batch in batches)
-    last = batches[-1]
-    for name in ("encoder_segment_ids", "decoder_segment_ids", "decoder_loss_weights"):
-        assert not getattr(last, name)[(rows - 1) % 16 + 1 :].any()
-    assert sum(batch.encoder_segment_ids[:, 0].sum() for batch in batches) == rows
-
-
-def test_evaluation_of_a_mixture_reads_all_of_each_task():
-    batches = eval_batches(MIXTURE, "train", LENGTHS, 16)
-    assert [e for b in batches for e in examples_of(b)] == pairs(200) + pairs(30, "s")
 
 
 def test_examples_survive_as_arrays():

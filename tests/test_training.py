@@ -23,8 +23,9 @@ from t5jax.batch import Batch
 from t5jax.cli import MISTAKES
 from t5jax.config import OptimizerConfig, TrainingConfig
 from t5jax.model.network import T5
-from t5jax.model.parameters import logical_axes
+from t5jax.model.parameters import abstract_params, logical_axes
 from t5jax.training.checkpoints import Checkpoints, abstract_state
+from t5jax.training.flops import peak_flops, step_flops
 from t5jax.training.optimizers import make_optimizer
 from t5jax.training.schedules import make_schedule
 from t5jax.training.step import TrainState, init_state, make_step
@@ -43,6 +44,9 @@ CONFIG = {
     "optimizer": {"learning_rate": 0.01, "warmup": 100},
     "training": {"steps": 30, "log_every": 5, "eval_every": 0, "save_every": 10},
 }  # fmt: skip
+
+
+EVALUATED = CONFIG["training"] | {"eval_every": 10}
 
 
 def write_config(folder: Path, **sections) -> Path:
@@ -81,9 +85,13 @@ def metrics(folder: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    config = write_config(folder, eval={"tasks": ["inflect"], "examples": 40})
+    # The best by the largest loss: an old one, which the newest does not push out.
+    config = write_config(
+        folder, eval={"tasks": ["inflect"], "examples": 40},
+        training={**EVALUATED, "keep": 1, "keep_best": "inflect/loss", "best_mode": "max"},
+    )  # fmt: skip
     output = run("train", config)
-    assert "devices: 1 x cpu" in output
+    assert output.startswith("devices: 1 x cpu")
     return folder
 
 
@@ -104,7 +112,10 @@ def test_run_folder_holds_what_it_promises(finished):
     assert rows[-1]["eval/inflect/exact_match"] == result["exact_match"]
     for tag in ("loss", "tokens_per_second"):
         assert tensorboard_steps(finished, tag) == [5, 10, 15, 20, 25, 30]
-    assert tensorboard_steps(finished, "eval/inflect/exact_match") == [30]
+    assert tensorboard_steps(finished, "eval/inflect/exact_match") == [10, 20, 30]
+    losses = {row["step"]: row["eval/inflect/loss"] for row in rows if row["step"] % 10 == 0}
+    kept = sorted(int(path.name) for path in (finished / "run" / "checkpoints").iterdir())
+    assert kept == [max(losses, key=losses.get), 30]
 
 
 def test_a_run_loads_generates_and_evaluates(finished):
@@ -122,7 +133,8 @@ def test_a_run_loads_generates_and_evaluates(finished):
 
 
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(finished, tmp_path):
-    config = write_config(tmp_path, eval={"tasks": ["inflect"], "examples": 40})
+    evaluated = {"tasks": ["inflect"], "examples": 40}
+    config = write_config(tmp_path, eval=evaluated, training=EVALUATED)
     process = start("train", config)
     # Past the first checkpoint, with steps logged that are not in it.
     wait_for_lines(process, tmp_path, 3)
@@ -280,6 +292,22 @@ def test_micro_batches_make_the_step_of_the_whole_batch():
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
         (of_one, one.opt_state), (of_four, four.opt_state),
     )  # fmt: skip
+
+
+def test_model_flops_are_those_that_xla_counts():
+    config = TINY.replace(d_model=128, d_ff=256, num_heads=4, d_kv=32, vocab_size=512)
+    model, ids = T5(config, unroll=3), jnp.ones((4, 32), jnp.int32)
+    params = abstract_params(config)
+    gradient = jax.grad(lambda p: model.apply({"params": p}, ids, ids[:, :24]).sum())
+    counted = jax.jit(gradient).lower(params).compile().cost_analysis()["flops"]
+    # XLA also counts norms, softmax and activations.
+    assert 1.0 <= counted / step_flops(config, 4, 32, 24) < 1.15
+
+
+def test_the_peak_of_a_device_is_found_by_its_kind():
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("TPU v5 lite") == 197e12 and peak_flops("TPU v5p") == 459e12
+    assert peak_flops("cpu") is None
 
 
 def test_mistakes_are_one_line_and_exit_2(finished, tmp_path):

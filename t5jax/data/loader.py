@@ -20,10 +20,9 @@ import seqio
 from jax.sharding import NamedSharding
 
 from t5jax.batch import Batch
-from t5jax.config import DataConfig, LengthsConfig
-from t5jax.data.packing import batches
+from t5jax.config import DataConfig
 from t5jax.data.prefetch import Prefetcher
-from t5jax.data.streams import State, open_streams, read_examples, tasks_of
+from t5jax.data.streams import State, open_streams
 
 
 class TrainData:
@@ -249,31 +248,6 @@ class TrainData:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def eval_batches(
-    provider: seqio.Task | seqio.Mixture,
-    split: str,
-    lengths: LengthsConfig,
-    batch: int,
-    *,
-    examples: int | None = None,
-) -> Iterator[Batch]:
-    """Every usable example of a split once, in its stored order, as numpy batches; not packed.
-
-    A mixture's tasks follow one another by name. The last batch is filled up with rows of zeros,
-    whose segment ids and loss weights are 0.
-
-    Args:
-      batch: rows of each Batch.
-      examples: of each task, only that many first ones; None: all.
-
-    Raises:
-      ValueError: no task has the split.
-    """
-    tasks = tasks_of(provider, split)
-    each = (itertools.islice(read_examples(task, split, lengths), examples) for task in tasks)
-    return batches(itertools.chain.from_iterable(each), batch, lengths)
 
 
 def _check(config: DataConfig, snapshot_every: int) -> None:

@@ -104,15 +104,3 @@ def to_batch(rows: Sequence[Sequence[Example]], lengths: LengthsConfig) -> Batch
         decoder_segment_ids=targets_segments,
         decoder_loss_weights=(targets != 0).astype(np.float32),
     )
-
-
-def batches(examples: Iterable[Example], rows: int, lengths: LengthsConfig) -> Iterator[Batch]:
-    """One example a row; the last batch is filled up with rows of zeros."""
-    filled: list[list[Example]] = []
-    for example in examples:
-        filled.append([example])
-        if len(filled) == rows:
-            yield to_batch(filled, lengths)
-            filled = []
-    if filled:
-        yield to_batch(filled + [[]] * (rows - len(filled)), lengths)

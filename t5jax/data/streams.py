@@ -8,7 +8,7 @@ import functools
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -95,12 +95,6 @@ def _whole(task: seqio.Task, split: str, lengths: LengthsConfig) -> tf.data.Data
         dataclasses.asdict(lengths), split, shuffle=False, num_epochs=1, try_in_mem_cache=False
     )
     return _chunks(dataset).with_options(_options(os.cpu_count() or 1))
-
-
-def read_examples(task: seqio.Task, split: str, lengths: LengthsConfig) -> Iterator[Example]:
-    """A task's usable examples in their stored order, once."""
-    for chunk in _whole(task, split, lengths).as_numpy_iterator():
-        yield from _usable(chunk)[0]
 
 
 class Held:

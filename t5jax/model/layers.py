@@ -251,13 +251,13 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Self-attention of one new token: x [B, D] -> [B, D] and the cache with it written."""
         q, k, v = self.heads(x, *SELF[0])
-        # Behind the barrier the caches are written in place; otherwise XLA CPU may fuse the writing
-        # with the reading, and copies them.
-        keys, values = jax.lax.optimization_barrier(
-            (write_keys(cache[0], k, index), write_values(cache[1], v, index))
-        )
+        # As the cache has them: [B, N], or a single row's heads in two halves.
+        q, k, v = (y.reshape(*cache[0].shape[:2], -1) for y in (q, k, v))
+        if bias is not None:
+            bias = bias.reshape(-1, q.shape[1], *bias.shape[1:])
+        keys, values = write_keys(cache[0], k, index), write_values(cache[1], v, index)
         y = attention.attend_step(q[:, None], keys, values, bias, mask)[:, 0]
-        return self.project_out(y), (keys, values)
+        return self.project_out(y.reshape(x.shape[0], self.config.num_heads, -1)), (keys, values)
 
     def cross_step(
         self, x: jax.Array, cross_kv: tuple[jax.Array, jax.Array], mask: jax.Array
