@@ -5,31 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from t5jax.formats.huggingface import from_state_dict
+from t5jax.formats.huggingface import config_fields, from_state_dict
 from t5jax.model.config import T5Config
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-
-
-def hf_config(config: T5Config) -> transformers.T5Config:
-    return transformers.T5Config(
-        vocab_size=config.vocab_size,
-        d_model=config.d_model,
-        d_kv=config.d_kv,
-        d_ff=config.d_ff,
-        num_heads=config.num_heads,
-        num_layers=config.num_layers,
-        num_decoder_layers=config.num_decoder_layers,
-        feed_forward_proj=config.feed_forward_proj,
-        tie_word_embeddings=config.tie_word_embeddings,
-        scale_decoder_outputs=config.scale_decoder_outputs,
-        relative_attention_num_buckets=config.relative_attention_num_buckets,
-        relative_attention_max_distance=config.relative_attention_max_distance,
-        layer_norm_epsilon=config.layer_norm_epsilon,
-        dropout_rate=config.dropout,
-        decoder_start_token_id=0,
-    )
 
 
 def random_pair(config: T5Config, seed: int = 0) -> tuple[transformers.PreTrainedModel, dict]:
@@ -39,7 +19,9 @@ def random_pair(config: T5Config, seed: int = 0) -> tuple[transformers.PreTraine
     so that a wrong bucket, a missing scale or a swapped norm shows.
     """
     torch.manual_seed(seed)
-    model = transformers.T5ForConditionalGeneration(hf_config(config)).eval()
+    model = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(**config_fields(config))
+    ).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():

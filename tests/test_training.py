@@ -301,7 +301,7 @@ def test_model_flops_are_those_that_xla_counts():
     gradient = jax.grad(lambda p: model.apply({"params": p}, ids, ids[:, :24]).sum())
     counted = jax.jit(gradient).lower(params).compile().cost_analysis()["flops"]
     # XLA also counts norms, softmax and activations.
-    assert 1.0 <= counted / step_flops(config, 4, 32, 24) < 1.15
+    assert 0.97 < counted / step_flops(config, 4, 32, 24) < 1.1
 
 
 def test_the_peak_of_a_device_is_found_by_its_kind():

@@ -70,6 +70,21 @@ def _rows(config: T5Config) -> Iterator[tuple[str, str, Transform]]:
                 yield key, f"{ours}/mlp/{kernel}", TRANSPOSED
 
 
+# Fields that their T5Config has under the same name and with the same meaning.
+_FIELDS = (
+    "vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers",
+    "feed_forward_proj", "tie_word_embeddings", "scale_decoder_outputs", "layer_norm_epsilon",
+    "relative_attention_num_buckets", "relative_attention_max_distance", "pad_token_id",
+    "eos_token_id", "decoder_start_token_id",
+)  # fmt: skip
+
+
+def config_fields(config: T5Config) -> dict[str, Any]:
+    """What transformers' T5Config is to be given for the same architecture."""
+    fields = {name: getattr(config, name) for name in _FIELDS}
+    return fields | {"dropout_rate": config.dropout}
+
+
 def from_state_dict(config: T5Config, tensors: Mapping[str, np.ndarray]) -> Params:
     """Their tensors by name -> our float32 tree with stacked layers.
 
