@@ -32,7 +32,8 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=128, help="tokens of an input")
     parser.add_argument("--targets", type=int, default=32, help="tokens of a target")
     parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=4, help="steps of a round")
     parser.add_argument("--json", help="file for the results")
     arguments = parser.parse_args()
 
@@ -51,7 +52,7 @@ def main() -> None:
         "t5jax": ours(config, ids, targets),
         "transformers": theirs(config, ids, targets),
     }
-    seconds = measure(contenders, arguments.rounds)
+    seconds = measure(contenders, arguments.rounds, arguments.steps)
     write_json(arguments.json, table(seconds, arguments.batch, "examples", "t5jax"))
 
 

@@ -179,8 +179,8 @@ class RelativeBias(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention's projections, without biases.
 
-    `groups` names those that are made of one input, and so by one product: training puts their
-    kernels together on the fly, inference has them together, `query_key_value` [N, 3, H, D].
+    `groups` names those that are made of one input. For inference each group has its kernels in
+    one, `query_key_value` [N, 3, H, D] for example, and is one product.
     """
 
     config: T5Config
@@ -209,9 +209,9 @@ class Attention(nn.Module):
         if self.inference:
             y = project_inference(x, getattr(self, "_".join(group)).astype(self.dtype))
             return tuple(y[..., i, :] for i in range(len(group)))
-        kernel = jnp.stack([getattr(self, name) for name in group], axis=1).astype(self.dtype)
-        y = project(x, kernel)
-        return tuple(y[..., i, :, :] for i in range(len(group)))
+        # Putting the kernels together here would cost more than one product in place of several
+        # gains: they, and their gradients, change at every step.
+        return tuple(project(x, getattr(self, name).astype(self.dtype)) for name in group)
 
     def project_out(self, y: jax.Array) -> jax.Array:
         """[..., N, H] -> [..., D]."""
@@ -298,9 +298,10 @@ class MLP(nn.Module):
             parts = [hidden[..., i] for i in range(hidden.shape[-1])]
             return project_inference(self.activate(*parts), self.wo.astype(self.dtype))
         kernels = (self.wi_0, self.wi_1) if self.config.gated else (self.wi,)
-        # The backward pass recomputes the activation from the products: kept for it are two
+        # The backward pass recomputes a gated activation from the products: kept for it are two
         # arrays of [..., F], not the six that the derivative of a gated GELU is made of.
-        x = jax.checkpoint(self.activate)(*(project(x, w.astype(self.dtype)) for w in kernels))
+        activate = jax.checkpoint(self.activate) if self.config.gated else self.activate
+        x = activate(*(project(x, w.astype(self.dtype)) for w in kernels))
         x = attention.dropout(x, self.config.dropout, dropout_key)
         return project(x, self.wo.astype(self.dtype))
 
