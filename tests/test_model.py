@@ -68,20 +68,22 @@ def test_parameter_count_rounds_to_the_published_one(name):
 
 
 @pytest.mark.parametrize("inference", [False, True])
-@pytest.mark.parametrize("relative_bias", ["shared", "per_layer"])
-def test_incremental_decode_matches_teacher_forcing(inference, relative_bias):
+@pytest.mark.parametrize(
+    ("relative_bias", "rows"), [("shared", 3), ("per_layer", 3), ("per_layer", 1)]
+)
+def test_incremental_decode_matches_teacher_forcing(inference, relative_bias, rows):
     config = TINY.replace(relative_bias=relative_bias)
     params = lively_params(config)
-    inputs = random_ids(0, 3, 9)
-    inputs[1, 4:] = 0
-    prefix = random_ids(1, 3, 40)
+    inputs = random_ids(0, rows, 9)
+    inputs[1:2, 4:] = 0
+    prefix = random_ids(1, rows, 40)
     prefix[:, 0] = 0
     expected = apply(config)(params, inputs, prefix)
     if inference:
         params = for_inference(params)
     hidden = apply(config, "encode", inference)(params, inputs)
     cross = apply(config, "cross_kv", inference)(params, hidden)
-    cache = KVCache.init(config, 3, 40, dtype=jnp.float32, stacked=not inference)
+    cache = KVCache.init(config, rows, 40, dtype=jnp.float32, stacked=not inference)
     step = apply(config, "decode_step", inference)
     for i in range(40):
         logits, cache = step(params, prefix[:, i], cross, inputs != 0, cache, jnp.int32(i))

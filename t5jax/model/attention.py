@@ -61,7 +61,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     shape = (*x.shape[:-2], 1, x.shape[-1])
     # Whole numbers are compared, not fractions made of them: XLA repeats this for every entry of
     # x, and once more in the backward pass.
-    keep = jax.random.bits(key, shape) >= np.uint32(round(rate * 2**32))
+    keep = jax.random.bits(key, shape, jnp.uint32) >= np.uint32(round(rate * 2**32))
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
