@@ -23,7 +23,7 @@ class T5Config:
     d_ff: int = knob(1024, "width of the MLP's hidden layer")
     num_heads: int = knob(6, "attention heads")
     num_layers: int = knob(8, "layers of the encoder")
-    num_decoder_layers: int = knob(8, "layers of the decoder")
+    num_decoder_layers: int = knob(8, "layers of the decoder; 0: an encoder alone")
     feed_forward_proj: Literal["relu", "gated-gelu", "gated-silu"] = knob(
         "gated-gelu", "MLP: relu (T5 1.0), gated-gelu (1.1, mT5, ByT5, Flan), gated-silu (UL2)"
     )
@@ -45,8 +45,9 @@ class T5Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type == "int" and value < (0 if field.name.endswith("token_id") else 1):
-                raise ValueError(f"{field.name}={value} must be positive")
+            least = 0 if field.name.endswith(("token_id", "decoder_layers")) else 1
+            if field.type == "int" and value < least:
+                raise ValueError(f"{field.name}={value} must be at least {least}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
         if self.relative_attention_num_buckets % 4:
@@ -54,6 +55,11 @@ class T5Config:
                 f"relative_attention_num_buckets={self.relative_attention_num_buckets} "
                 "must be a multiple of 4 (two signs, exact and logarithmic halves)"
             )
+
+    @property
+    def encoder_only(self) -> bool:
+        """Whether there is no decoder: such a model encodes and does nothing else."""
+        return self.num_decoder_layers == 0
 
     @property
     def gated(self) -> bool:

@@ -25,12 +25,15 @@ from t5jax.model.config import T5Config
 # Projections by what they are made of: of x, or of x and of the encoder's output.
 SELF = (("query", "key", "value"),)
 CROSS = (("query",), ("key", "value"))
-# Nothing initialises a network for inference: its parameters come from a training tree.
-ZEROS = nn.initializers.zeros
 
 
 def _normal(std: float, *axes: str) -> Any:
     return nn.with_logical_partitioning(nn.initializers.normal(std), axes)
+
+
+def _zeros(*axes: str | None) -> Any:
+    """For a network for inference: its parameters come from a training tree or a file."""
+    return nn.with_logical_partitioning(nn.initializers.zeros, axes)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -138,7 +141,7 @@ class Head(nn.Module):
     def setup(self) -> None:
         d, v = self.config.d_model, self.config.vocab_size
         if self.inference:
-            self.kernel = self.param("kernel", ZEROS, (v, d))
+            self.kernel = self.param("kernel", _zeros("vocab", "embed"), (v, d))
         else:
             self.kernel = self.param("kernel", _normal(d**-0.5, "embed", "vocab"), (d, v))
 
@@ -193,13 +196,14 @@ class Attention(nn.Module):
         for group in self.groups:
             if self.inference:
                 name = "_".join(group)
-                setattr(self, name, self.param(name, ZEROS, (n, len(group), h, d)))
+                init = _zeros("heads", None, "kv", "embed")
+                setattr(self, name, self.param(name, init, (n, len(group), h, d)))
                 continue
             for name in group:
                 init = _normal((d * h if name == "query" else d) ** -0.5, "embed", "heads", "kv")
                 setattr(self, name, self.param(name, init, (d, n, h)))
         if self.inference:
-            self.out = self.param("out", ZEROS, (d, n, h))
+            self.out = self.param("out", _zeros("embed", "heads", "kv"), (d, n, h))
         else:
             init = _normal((n * h) ** -0.5, "heads", "kv", "embed")
             self.out = self.param("out", init, (n, h, d))
@@ -280,8 +284,9 @@ class MLP(nn.Module):
     def setup(self) -> None:
         d, f = self.config.d_model, self.config.d_ff
         if self.inference:
-            self.wi = self.param("wi", ZEROS, (f, 2 if self.config.gated else 1, d))
-            self.wo = self.param("wo", ZEROS, (d, f))
+            shape = (f, 2 if self.config.gated else 1, d)
+            self.wi = self.param("wi", _zeros("mlp", None, "embed"), shape)
+            self.wo = self.param("wo", _zeros("embed", "mlp"), (d, f))
             return
         into = _normal(d**-0.5, "embed", "mlp")
         if self.config.gated:

@@ -225,6 +225,8 @@ class T5(nn.Module):
             Stack, config, self.dtype, self.inference, self.remat, self.unroll
         )
         self.encoder = stack(EncoderLayer, config.num_layers)
+        if config.encoder_only:
+            return
         self.decoder = stack(DecoderLayer, config.num_decoder_layers)
         if not config.tie_word_embeddings:
             self.head = Head(config, self.dtype, self.inference)

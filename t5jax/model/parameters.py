@@ -16,9 +16,11 @@ from t5jax.model.network import T5
 Params = Mapping[str, Any]
 
 
-def _boxed(config: T5Config, key: jax.Array) -> Any:
-    ids = jnp.ones((1, 1), jnp.int32)
-    return T5(config).init(key, ids, ids)["params"]
+def _boxed(config: T5Config, key: jax.Array, inference: bool = False) -> Any:
+    model, ids = T5(config, inference=inference), jnp.ones((1, 1), jnp.int32)
+    if config.encoder_only:
+        return model.init(key, ids, method="encode")["params"]
+    return model.init(key, ids, ids)["params"]
 
 
 def init_params(config: T5Config, key: jax.Array) -> Params:
@@ -26,18 +28,21 @@ def init_params(config: T5Config, key: jax.Array) -> Params:
     return nn.unbox(_boxed(config, key))
 
 
-def abstract_params(config: T5Config) -> Params:
-    """`init_params` as jax.ShapeDtypeStruct leaves; computes and holds nothing."""
+def abstract_params(config: T5Config, *, inference: bool = False) -> Params:
+    """The tree of `init_params`, or of `for_inference`, as float32 jax.ShapeDtypeStruct leaves.
+
+    Computes and holds nothing.
+    """
     # Unboxing constrains the values where a mesh is in use, so they must be traced ones.
-    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    return jax.eval_shape(lambda: nn.unbox(_boxed(config, jax.random.key(0), inference)))
 
 
-def logical_axes(config: T5Config) -> Params:
-    """The tree of `init_params` with a PartitionSpec of logical axis names at each leaf.
+def logical_axes(config: T5Config, *, inference: bool = False) -> Params:
+    """The tree of `abstract_params` with a PartitionSpec of logical axis names at each leaf.
 
     Names: vocab, embed, heads, kv, mlp, relpos_buckets, layers.
     """
-    boxed = jax.eval_shape(lambda: _boxed(config, jax.random.key(0)))
+    boxed = jax.eval_shape(lambda: _boxed(config, jax.random.key(0), inference))
     return nn.get_partition_spec(boxed)
 
 
@@ -49,26 +54,26 @@ def count_parameters(params: Params) -> int:
 def unstack(params: Params) -> Params:
     """Stacked layers -> one subtree a layer (`layers_0`, …)."""
 
-    def stack(tree: Params) -> Params:
+    def apart(tree: Params) -> Params:
         depth = jax.tree.leaves(tree["layers"])[0].shape[0]
         layers = {
             f"layers_{i}": jax.tree.map(lambda x, i=i: x[i], tree["layers"]) for i in range(depth)
         }
         return {k: v for k, v in tree.items() if k != "layers"} | layers
 
-    return {**params, "encoder": stack(params["encoder"]), "decoder": stack(params["decoder"])}
+    return _map_stacks(apart, params)
 
 
 def stack(params: Params) -> Params:
     """The inverse of `unstack`."""
 
-    def one(tree: Params) -> Params:
+    def together(tree: Params) -> Params:
         depth = sum(k.startswith("layers_") for k in tree)
         layers = [tree[f"layers_{i}"] for i in range(depth)]
         rest = {k: v for k, v in tree.items() if not k.startswith("layers_")}
         return rest | {"layers": jax.tree.map(lambda *x: jnp.stack(x), *layers)}
 
-    return {**params, "encoder": one(params["encoder"]), "decoder": one(params["decoder"])}
+    return _map_stacks(together, params)
 
 
 def for_inference(params: Params) -> Params:
@@ -79,20 +84,24 @@ def for_inference(params: Params) -> Params:
     MLP's `wi` [F, 2, D]. The dimension that may be cut over a mesh (N, F) comes before the fused
     one, so that kernels can be seen as matrices where they lie.
     """
-    return _convert_layers(_fuse, _transpose_head(unstack(params)))
+    return _map_modules(fuse, unstack(params))
 
 
 def from_inference(params: Params) -> Params:
     """The inverse of `for_inference`."""
-    return stack(_convert_layers(_split, _transpose_head(params)))
+    return stack(_map_modules(_split, params))
 
 
-def _transpose_head(params: Params) -> Params:
-    return {k: {"kernel": v["kernel"].T} if k == "head" else v for k, v in params.items()}
+def _map_stacks(convert: Callable[[Params], Params], params: Params) -> Params:
+    """`params` with its encoder and its decoder converted."""
+    stacks = ("encoder", "decoder")
+    return {name: convert(v) if name in stacks else v for name, v in params.items()}
 
 
-def _convert_layers(convert: Callable[[str, Params], Params], params: Params) -> Params:
-    def one(tree: Params) -> Params:
+def _map_modules(convert: Callable[..., Params], params: Params) -> Params:
+    """`params` with `convert(name, module)` in place of the head and of each layer's modules."""
+
+    def layers(tree: Params) -> Params:
         return {
             name: {k: convert(k, v) for k, v in part.items()}
             if name.startswith("layers_")
@@ -100,23 +109,30 @@ def _convert_layers(convert: Callable[[str, Params], Params], params: Params) ->
             for name, part in tree.items()
         }
 
-    return {**params, "encoder": one(params["encoder"]), "decoder": one(params["decoder"])}
+    params = _map_stacks(layers, params)
+    return params | {"head": convert("head", params["head"])} if "head" in params else params
 
 
-def _fuse(name: str, module: Params) -> Params:
+def fuse(name: str, module: Mapping[str, Any], xp: Any = jnp) -> dict[str, Any]:
+    """A module's parameters in training -> those for inference; `xp` is jnp, or np on the host."""
+    if name == "head":
+        return {"kernel": module["kernel"].T}
     if name == "mlp":
         wi = [module[k].T for k in ("wi", "wi_0", "wi_1") if k in module]
-        return {"wi": jnp.stack(wi, 1), "wo": module["wo"].T}
+        return {"wi": xp.stack(wi, 1), "wo": module["wo"].T}
     if name in _GROUPS:
         fused = {
-            "_".join(group): jnp.stack([jnp.moveaxis(module[k], 0, -1) for k in group], 1)
+            "_".join(group): xp.stack([xp.moveaxis(module[k], 0, -1) for k in group], 1)
             for group in _GROUPS[name]
         }
-        return fused | {"out": jnp.moveaxis(module["out"], -1, 0)}
-    return module
+        return fused | {"out": xp.moveaxis(module["out"], -1, 0)}
+    return dict(module)
 
 
-def _split(name: str, module: Params) -> Params:
+def _split(name: str, module: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `fuse`."""
+    if name == "head":
+        return {"kernel": module["kernel"].T}
     if name == "mlp":
         wi = jnp.moveaxis(module["wi"], 1, 0)
         names = ("wi",) if len(wi) == 1 else ("wi_0", "wi_1")
@@ -128,7 +144,7 @@ def _split(name: str, module: Params) -> Params:
             for k, w in zip(group, jnp.moveaxis(module["_".join(group)], 1, 0), strict=True)
         }
         return apart | {"out": jnp.moveaxis(module["out"], 0, -1)}
-    return module
+    return dict(module)
 
 
 _GROUPS = {"self_attention": SELF, "encoder_decoder_attention": CROSS}
