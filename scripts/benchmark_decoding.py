@@ -13,10 +13,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from interleaved import measure, table, write_json
-from peers import random_torch_t5
+from peers import params_of, random_torch_t5
 
 import t5jax
-from t5jax.formats.huggingface import from_state_dict
 from t5jax.vocabulary import ByteVocabulary
 
 
@@ -34,8 +33,7 @@ def main() -> None:
 
     config = t5jax.VARIANTS[arguments.variant]
     torch_model = random_torch_t5(config)
-    tensors = {name: tensor.numpy() for name, tensor in torch_model.state_dict().items()}
-    params = from_state_dict(config, tensors)
+    params = params_of(config, torch_model)
     # Enough ids that no logit is masked, on either side.
     vocabulary = ByteVocabulary(config.vocab_size - 259)
     t5 = t5jax.Text2Text(config, params, vocabulary)

@@ -117,8 +117,14 @@ class RunConfig:
     """A training run: `t5jax train CONFIG.yaml`."""
 
     model: T5Config = knob(T5Config(), "`variant: NAME` and fields that differ from it")
-    init: str | None = knob(None, "checkpoint to take the weights from; the optimizer starts fresh")
-    vocabulary: str = knob("bytes", "`bytes`, or a SentencePiece model file")
+    init: str | None = knob(
+        None,
+        "checkpoint of any format, or hub id, to start from: its weights, and its architecture and "
+        "vocabulary where none are given; the optimizer starts fresh, at step 0",
+    )
+    vocabulary: str = knob(
+        "", "`bytes`, or a SentencePiece model file; default: that of `init`, or else bytes"
+    )
     data: DataConfig = knob(DataConfig(), "training data")
     optimizer: OptimizerConfig = knob(OptimizerConfig(), "optimizer")
     training: TrainingConfig = knob(TrainingConfig(), "training loop")

@@ -66,25 +66,39 @@ def _numbers(value: Any) -> Any:
     return value
 
 
-def build_config(tree: Mapping[str, Any], vocabulary: Vocabulary | None = None) -> RunConfig:
+def build_config(
+    tree: Mapping[str, Any],
+    vocabulary: Vocabulary | None = None,
+    initial: T5Config | None = None,
+) -> RunConfig:
     """The typed, frozen configuration.
 
     `model.variant` fills the model's fields; with a `vocabulary` the embedding gets as many rows
-    as that needs, rounded up to 128, unless `model.vocab_size` is given.
+    as that needs, rounded up to 128, unless `model.vocab_size` is given. A run that starts from a
+    checkpoint has its architecture, `initial`; only dropout may be another.
 
     Raises:
-      ValueError: an unknown key (the nearest right one is named) or a value of a wrong type.
+      ValueError: an unknown key (the nearest right one is named), a value of a wrong type, or a
+        field of the model that differs from the checkpoint's.
     """
     tree = dict(tree)
     model = dict(tree.pop("model", None) or {})
     variant = model.pop("variant", None)
     if variant is not None and variant not in VARIANTS:
         raise ValueError(f"model.variant: {variant!r} is unknown; {_nearest(variant, VARIANTS)}")
-    base = VARIANTS[variant] if variant else T5Config()
-    if vocabulary is not None:
+    base = VARIANTS[variant] if variant else initial or T5Config()
+    if initial is not None:
+        base = base.replace(vocab_size=initial.vocab_size)
+    elif vocabulary is not None:
         model.setdefault("vocab_size", -(-vocabulary.vocab_size // 128) * 128)
     config = _build(RunConfig, tree, "")
-    return dataclasses.replace(config, model=_build(T5Config, model, "model", base))
+    config = dataclasses.replace(config, model=_build(T5Config, model, "model", base))
+    for name, theirs, ours in () if initial is None else differences(initial, config.model):
+        if name != "dropout":
+            raise ValueError(
+                f"model.{name}={ours}, but the checkpoint {config.init} has {theirs}; leave it out"
+            )
+    return config
 
 
 def _build(cls: type, tree: Any, where: str, base: Any = None) -> Any:

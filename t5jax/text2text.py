@@ -7,7 +7,7 @@ import functools
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,12 @@ from t5jax import sharding
 from t5jax.decoding.loop import Decoded, Ids, decode
 from t5jax.decoding.options import GenerationOptions
 from t5jax.decoding.samplers import Greedy, Sample
-from t5jax.formats import native
+from t5jax.formats.checkpoint import Checkpoint, placements, tensors_of
+from t5jax.formats.detect import open_checkpoint, write_checkpoint
 from t5jax.model.cache import KVCache
 from t5jax.model.config import T5Config
 from t5jax.model.network import T5
-from t5jax.model.parameters import (
-    Params,
-    abstract_params,
-    for_inference,
-    from_inference,
-    logical_axes,
-)
+from t5jax.model.parameters import Params, abstract_params, for_inference, from_inference
 from t5jax.vocabulary import Vocabulary
 
 # Rows and lengths are rounded up to these, so that few programs serve all shapes.
@@ -146,8 +141,8 @@ class Text2Text:
     Args:
       config: the architecture.
       params: the parameter tree with stacked layers, as `t5jax.model.parameters.init_params`
-        makes it; leaves may lie on host or device.
-      vocabulary: turns text to ids and back.
+        makes it, or laid out by `for_inference`; leaves may lie on host or device.
+      vocabulary: turns text to ids and back. Without one (None) all that works on ids works.
       dtype: "float32" or "bfloat16": what parameters are stored in and computed with. Norms,
         softmax and logits are float32.
       mesh: devices to spread the parameters over; default: one device.
@@ -162,21 +157,21 @@ class Text2Text:
         self,
         config: T5Config,
         params: Params,
-        vocabulary: Vocabulary,
+        vocabulary: Vocabulary | None,
         *,
         dtype: str = "float32",
         mesh: Mesh | None = None,
         generation: GenerationOptions | None = None,
         max_input_length: int | None = None,
     ) -> None:
-        if vocabulary.vocab_size > config.vocab_size:
+        if vocabulary is not None and vocabulary.vocab_size > config.vocab_size:
             raise ValueError(
                 f"the vocabulary has {vocabulary.vocab_size} ids, the embedding only "
                 f"{config.vocab_size} rows; they do not belong together"
             )
         check_params(config, params)
         self.config = config
-        self.vocabulary = vocabulary
+        self._vocabulary = vocabulary
         self.dtype = jnp.dtype(dtype)
         self.model = T5(config, dtype=self.dtype)
         self.generation = generation or GenerationOptions()
@@ -191,6 +186,16 @@ class Text2Text:
         """The parameter tree with stacked layers, in `dtype`; made anew at each access."""
         # Decoding wants another layout, and holding both would double the memory.
         return from_inference(self._params)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokenizer; ValueError where the checkpoint came without one."""
+        if self._vocabulary is None:
+            raise ValueError(
+                "this checkpoint came without a vocabulary; load(…, vocabulary='bytes' or a "
+                "SentencePiece file) gives it one, and ids work without"
+            )
+        return self._vocabulary
 
     def encode(self, texts: str | Sequence[str]) -> Encoded:
         """Texts -> encoder output; give it to `generate` any number of times."""
@@ -209,6 +214,7 @@ class Text2Text:
 
     def logits(self, input_ids: Any, decoder_input_ids: Any) -> jax.Array:
         """Teacher-forced: int[B, S], int[B, T] beginning with the start id -> float32[B, T, V]."""
+        self._need_decoder()
         ids = self._ids(input_ids, "input_ids")
         prefix = self._ids(decoder_input_ids, "decoder_input_ids")
         if len(ids) != len(prefix):
@@ -225,6 +231,7 @@ class Text2Text:
 
     def score_ids(self, input_ids: Any, target_ids: Any, *, batch_size: int = 64) -> np.ndarray:
         """int[B, S], int[B, T] (0 = padding) -> float32[B]: log p(target | input) in nats."""
+        self._need_decoder()
         ids = self._ids(input_ids, "input_ids")
         targets = self._ids(target_ids, "target_ids")
         if len(ids) != len(targets):
@@ -292,6 +299,8 @@ class Text2Text:
         return out
 
     def _generate_encoded(self, encoded: Encoded, settings: GenerationOptions) -> Generation:
+        config = self.config
+        self._need_decoder()
         inputs, samples = len(encoded), settings.num_return_sequences
         if inputs == 0:
             empty = np.zeros((0, samples))
@@ -320,10 +329,10 @@ class Text2Text:
                 np.int32(settings.min_new_tokens),
                 length=bucket(settings.max_new_tokens, LENGTH_BUCKETS),
                 ids=Ids(
-                    start=self.config.decoder_start_token_id,
-                    pad=self.config.pad_token_id,
-                    eos=(self.config.eos_token_id,),
-                    limit=self.vocabulary.vocab_size,
+                    start=config.decoder_start_token_id,
+                    pad=config.pad_token_id,
+                    eos=(config.eos_token_id,),
+                    limit=self._vocabulary.vocab_size if self._vocabulary else config.vocab_size,
                 ),
                 sampler=settings.sampler(),
                 block=1 if on_cpu else 8,
@@ -333,20 +342,34 @@ class Text2Text:
         ids = decoded.ids.reshape(rows, samples, -1)[:inputs, :, : lengths.max()]
         return Generation(ids, decoded.scores.reshape(rows, samples)[:inputs], lengths)
 
-    def save(self, path: str, format: str = "t5jax", dtype: str | None = None) -> None:
+    def save(self, path: str | Path, format: str = "t5jax", dtype: str | None = None) -> None:
         """Writes the model to a folder that does not exist yet; `load` reads it.
 
+        Args:
+          path: the folder.
+          format: "t5jax", "hf" (transformers reads it) or "t5x".
+          dtype: "float32" or "bfloat16", of the written parameters; None: as they are.
+
         Raises:
-          ValueError: unknown format. FileExistsError: `path` exists.
+          ValueError: unknown format, or one that has no such model.
+          FileExistsError: `path` exists.
         """
-        if format != "t5jax":
-            raise ValueError(f"format={format!r} is not known; use 't5jax'")
-        params = self.params
-        if dtype is not None:
-            params = jax.tree.map(lambda x: x.astype(dtype), params)
         generation = dataclasses.asdict(self.generation)
-        model = native.Model(self.config, self.vocabulary, generation, self.max_input_length)
-        native.save(path, model, params)
+        default = dataclasses.asdict(GenerationOptions())
+        checkpoint = Checkpoint(
+            config=self.config,
+            tensors=tensors_of(self._params),
+            vocabulary=self._vocabulary,
+            # What is as everywhere need not be said, to other libraries least of all.
+            generation={k: v for k, v in generation.items() if v != default[k]},
+            max_input_length=self.max_input_length,
+            stacked=lambda dtype, mesh: jax.tree.map(lambda x: x.astype(dtype), self.params),
+        )
+        write_checkpoint(path, checkpoint, format, dtype=dtype and jnp.dtype(dtype))
+
+    def _need_decoder(self) -> None:
+        if self.config.encoder_only:
+            raise ValueError("this checkpoint is an encoder alone; encode() is all that it does")
 
     def text_ids(self, texts: str | Sequence[str]) -> np.ndarray:
         """Texts -> int32[B, S], each with its EOS, cut to `max_input_length`, padded with 0.
@@ -396,36 +419,71 @@ class Text2Text:
         )
 
 
-def load(path: str | Path, dtype: str = "float32", mesh: Mesh | None = None) -> Text2Text:
-    """Loads a model from a run folder, a saved folder, or FOLDER/checkpoints/STEP.
+def load(
+    path: str | Path,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+    *,
+    vocabulary: str | Path | Vocabulary | None = None,
+    allow: str | Iterable[str] = (),
+    **changes: Any,
+) -> Text2Text:
+    """Loads a model: a t5jax run or saved model, a Hugging Face folder or hub id, T5X's format.
 
-    A run gives its latest step. Parameters are read straight into `dtype` ("float32" or
-    "bfloat16") and onto `mesh`; computation is in `dtype` too, but norms, softmax and logits.
-    Compiled programs are kept in a cache on disk unless JAX already has one configured.
+    A run gives its latest step; RUN/checkpoints/STEP gives that one. Parameters are read one by
+    one, straight into `dtype` and onto `mesh`. Compiled programs are kept in a cache on disk
+    unless JAX already has one configured.
+
+    Args:
+      path: the folder, or the id of a model on the Hugging Face hub.
+      dtype: "float32" or "bfloat16": of the parameters and of computation, but for norms, softmax
+        and logits, which are float32.
+      mesh: devices to spread the parameters over; default: the first device.
+      vocabulary: in place of the checkpoint's: a `Vocabulary`, "bytes", or a SentencePiece file.
+      allow: regular expressions of tensors that the files may hold in vain, or lack.
+      changes: fields of `T5Config` that are to be otherwise than the checkpoint says.
 
     Raises:
-      FileNotFoundError: nothing is there. ValueError: what is there is damaged, or of no known
-        format.
+      FileNotFoundError: nothing is there. ValueError: what is there is damaged, incomplete, or of
+        no known format.
     """
-    path = Path(path)
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype={dtype!r} must be 'float32' or 'bfloat16'")
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path} is no folder; give a t5jax run or a saved model")
-    if not native.detect(path):
-        raise ValueError(f"{path} holds no {native.MODEL_FILE}; give a t5jax run or saved model")
+    checkpoint = open_checkpoint(path, vocabulary=vocabulary, allow=allow, **changes)
     keep_compiled_programs()
-    folder = path if (path / native.MODEL_FILE).is_file() else path.absolute().parent.parent
-    model = native.read_model(folder)
     return Text2Text(
-        model.config,
-        native.read_params(path, model.config, dtype=jnp.dtype(dtype), mesh=mesh),
-        model.vocabulary,
+        checkpoint.config,
+        checkpoint.params(jnp.dtype(dtype), mesh, inference=True),
+        checkpoint.vocabulary,
         dtype=dtype,
         mesh=mesh,
-        generation=GenerationOptions().replace(model.generation),
-        max_input_length=model.max_input_length,
+        generation=_generation(checkpoint.generation),
+        max_input_length=checkpoint.max_input_length,
     )
+
+
+# What a generation_config.json holds beside options: ids that the model's configuration has too,
+# and what concerns transformers' own machinery.
+_NO_OPTIONS = frozenset(
+    """
+    _from_model_config transformers_version decoder_start_token_id pad_token_id eos_token_id
+    bos_token_id use_cache output_attentions output_hidden_states output_scores
+    return_dict_in_generate
+    """.split()
+)
+
+
+def _generation(options: Mapping[str, Any]) -> GenerationOptions:
+    """The options of a checkpoint; those that are not known are reported on stderr."""
+    known = GenerationOptions.names()
+    options = {k: v for k, v in options.items() if k not in _NO_OPTIONS and v is not None}
+    for name in sorted(set(options) - set(known)):
+        print(
+            f"warning: the checkpoint's generation option {name}={options[name]!r} is not "
+            "supported and has no effect",
+            file=sys.stderr,
+        )
+    return GenerationOptions().replace({k: v for k, v in options.items() if k in known})
 
 
 def keep_compiled_programs() -> None:
@@ -439,7 +497,8 @@ def keep_compiled_programs() -> None:
 
 def check_params(config: T5Config, params: Params) -> None:
     """Raises ValueError, naming the first parameter that is missing, unknown or misshapen."""
-    expected = dict(jax.tree.leaves_with_path(abstract_params(config)))
+    inference = "layers" not in params.get("encoder", {"layers": None})
+    expected = dict(jax.tree.leaves_with_path(abstract_params(config, inference=inference)))
     given = dict(jax.tree.leaves_with_path(params))
     for path in expected.keys() | given.keys():
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -456,16 +515,15 @@ def check_params(config: T5Config, params: Params) -> None:
 
 def _place(config: T5Config, params: Params, dtype: Any, mesh: Mesh | None) -> Params:
     """Cast, laid out for inference, on the device or spread over the mesh."""
+    if "layers" in params["encoder"]:
 
-    def convert(params: Params) -> Params:
-        return for_inference(jax.tree.map(lambda x: x.astype(dtype), params))
+        def convert(params: Params) -> Params:
+            return for_inference(jax.tree.map(lambda x: x.astype(dtype), params))
 
-    if mesh is None:
-        return jax.jit(convert)(params)
-    axes = logical_axes(config)
-    sharding.check_divisible(abstract_params(config), axes, mesh)
-    placed = jax.device_put(params, sharding.shardings(axes, mesh))
-    return jax.jit(convert)(placed)
+        # Put where they belong first: all of them need not fit into one device.
+        params = jax.jit(convert)(jax.device_put(params, placements(config, mesh)))
+    places = placements(config, mesh, inference=True)
+    return jax.device_put(jax.tree.map(lambda x: x.astype(dtype), params), places)
 
 
 def _row_key(seed: int, ids: np.ndarray, sample: int) -> np.ndarray:

@@ -5,23 +5,35 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from t5jax.formats.huggingface import config_fields, from_state_dict
+from t5jax.formats.checkpoint import Tensor, assemble
+from t5jax.formats.huggingface import config_fields, from_weights
 from t5jax.model.config import T5Config
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 
-def random_pair(config: T5Config, seed: int = 0) -> tuple[transformers.PreTrainedModel, dict]:
-    """transformers' model with lively random weights, and the same weights as our tree.
+# What transformers calls a model by its model_type.
+KINDS = {"t5": "T5", "mt5": "MT5", "umt5": "UMT5", "longt5": "LongT5"}
+
+
+def random_torch(
+    config: T5Config, seed: int = 0, kind: str = "t5", part: str = "ForConditionalGeneration"
+) -> transformers.PreTrainedModel:
+    """transformers' model with lively random weights.
 
     Norm scales differ from 1, relative biases are large, and logits have a spread of a few units,
     so that a wrong bucket, a missing scale or a swapped norm shows.
     """
     torch.manual_seed(seed)
-    model = transformers.T5ForConditionalGeneration(
-        transformers.T5Config(**config_fields(config))
-    ).eval()
+    fields = config_fields(config)
+    if not config.num_decoder_layers:
+        fields["num_decoder_layers"] = config.num_layers
+    made = getattr(transformers, KINDS[kind] + "Config")(**fields)
+    model = getattr(transformers, KINDS[kind] + part)(made).eval()
+    if hasattr(model, "lm_head") and not config.tie_word_embeddings:
+        # transformers 5 ties every new model; a head of its own comes from a file.
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -36,8 +48,21 @@ def random_pair(config: T5Config, seed: int = 0) -> tuple[transformers.PreTraine
                 weight.copy_(noise * (weight.shape[1] * config.d_kv) ** -0.5)
             else:
                 weight.copy_(noise * weight.shape[1] ** -0.5)
-    tensors = {k: v.numpy() for k, v in model.state_dict().items()}
-    return model, from_state_dict(config, tensors)
+    return model
+
+
+def random_pair(config: T5Config, seed: int = 0) -> tuple[transformers.PreTrainedModel, dict]:
+    """transformers' model with lively random weights, and the same weights as our tree."""
+    model = random_torch(config, seed)
+    return model, params_of(config, model)
+
+
+def params_of(config: T5Config, model: transformers.PreTrainedModel) -> dict:
+    """The weights of transformers' model as our tree with stacked layers."""
+    weights = {k: v.numpy() for k, v in model.state_dict().items()}
+    weights = {k: Tensor(v.shape, v.dtype, lambda v=v: v) for k, v in weights.items()}
+    tensors, _ = from_weights(config, weights)
+    return assemble(config, tensors, np.float32, None, inference=False)
 
 
 def ragged_ids(

@@ -1,21 +1,49 @@
-"""The names and layouts of Hugging Face's T5: one table, each direction derived from it."""
+"""Hugging Face's format: config.json, weights and tokenizer in one folder, read and written.
+
+One table says where each tensor lies in their layout and in ours; both directions follow it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import save_file
 
+from t5jax.formats.checkpoint import (
+    Checkpoint,
+    Tensor,
+    Tensors,
+    account,
+    complete_folder,
+    paths,
+    zeros,
+)
+from t5jax.formats.tensor_files import read_tensors
 from t5jax.model.config import T5Config
-from t5jax.model.parameters import Params, abstract_params, stack, unstack
+
+CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+WEIGHTS = "model.safetensors"
+SHARD_BYTES = 5 * 10**9
+
+# The embedding under all its names; the first that is there counts, the others are copies of it.
+EMBEDDINGS = (
+    "shared.weight",
+    "encoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+)
+HEAD = "lm_head.weight"
+# A table that transformers 2 and 3 wrote and nothing ever used: cross-attention has no positions.
+UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 
 
 class Transform(NamedTuple):
-    """One tensor's way from their layout to ours, and back."""
+    """One tensor's way from their layout to ours, and back. Views, where NumPy can."""
 
     read: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]  # theirs, our shape -> ours
     write: Callable[[np.ndarray], np.ndarray]
@@ -30,11 +58,11 @@ OUT_OF_HEADS = Transform(TRANSPOSED.read, lambda x: x.reshape(-1, x.shape[-1]).T
 _ATTENTION = {"q": "query", "k": "key", "v": "value", "o": "out"}
 
 
-def _rows(config: T5Config) -> Iterator[tuple[str, str, Transform]]:
-    """Their key, our path in the unrolled tree, the transform."""
-    yield "shared.weight", "token_embedder/embedding", SAME
-    if not config.tie_word_embeddings:
-        yield "lm_head.weight", "head/kernel", TRANSPOSED
+def rows(config: T5Config) -> Iterator[tuple[str, str, Transform]]:
+    """Their key, our path with layers apart, the transform: the table of the format."""
+    yield EMBEDDINGS[0], "token_embedder/embedding", SAME
+    if not (config.tie_word_embeddings or config.encoder_only):
+        yield HEAD, "head/kernel", TRANSPOSED
     stacks = {
         "encoder": (config.num_layers, {"SelfAttention": ("attention", "self_attention")}),
         "decoder": (
@@ -46,7 +74,8 @@ def _rows(config: T5Config) -> Iterator[tuple[str, str, Transform]]:
         ),
     }
     for stack_name, (depth, attentions) in stacks.items():
-        yield f"{stack_name}.final_layer_norm.weight", f"{stack_name}/norm/scale", SAME
+        if depth:
+            yield f"{stack_name}.final_layer_norm.weight", f"{stack_name}/norm/scale", SAME
         for i in range(depth):
             theirs, ours = f"{stack_name}.block.{i}.layer", f"{stack_name}/layers_{i}"
             for j, (name, (norm, module)) in enumerate(attentions.items()):
@@ -70,43 +99,312 @@ def _rows(config: T5Config) -> Iterator[tuple[str, str, Transform]]:
                 yield key, f"{ours}/mlp/{kernel}", TRANSPOSED
 
 
+# config.json
+
 # Fields that their T5Config has under the same name and with the same meaning.
 _FIELDS = (
     "vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers",
-    "feed_forward_proj", "tie_word_embeddings", "scale_decoder_outputs", "layer_norm_epsilon",
-    "relative_attention_num_buckets", "relative_attention_max_distance", "pad_token_id",
-    "eos_token_id", "decoder_start_token_id",
+    "feed_forward_proj", "layer_norm_epsilon", "relative_attention_num_buckets",
+    "relative_attention_max_distance", "pad_token_id", "eos_token_id", "decoder_start_token_id",
 )  # fmt: skip
+# What the fields are worth where a config.json is silent, which older ones are at length.
+_DEFAULTS = {
+    "vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_heads": 8,
+    "num_layers": 6, "feed_forward_proj": "relu", "layer_norm_epsilon": 1e-6,
+    "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
+    "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
+}  # fmt: skip
+_UMT5_DEFAULTS = {
+    "vocab_size": 250112, "d_ff": 1024, "num_heads": 6, "num_layers": 8,
+    "feed_forward_proj": "gated-gelu",
+}  # fmt: skip
+_LONGT5_FIELDS = ("encoder_attention_type", "local_radius", "global_block_size")
+_LONGT5_DEFAULTS = {
+    "encoder_attention_type": "local", "local_radius": 127, "global_block_size": 16,
+}  # fmt: skip
+_MODEL_TYPES = {
+    "t5": _DEFAULTS,
+    "mt5": _DEFAULTS | _UMT5_DEFAULTS,
+    "umt5": _DEFAULTS | _UMT5_DEFAULTS,
+    "longt5": _DEFAULTS | _LONGT5_DEFAULTS,
+}
+_GENERATING = ("ForConditionalGeneration", "WithLMHeadModel")
+_PARTS = (*_GENERATING, "EncoderModel", "Model")
+# What says nothing of the network's outputs: bookkeeping, training, defaults of generation, and
+# what follows from other fields.
+_SILENT = set(
+    """
+    _name_or_path _commit_hash _attn_implementation architectures model_type transformers_version
+    torch_dtype dtype name_or_path n_positions is_encoder_decoder is_decoder use_cache
+    initializer_factor initializer_range dropout_rate classifier_dropout dense_act_fn is_gated_act
+    output_past output_attentions output_hidden_states return_dict torchscript use_bfloat16
+    gradient_checkpointing chunk_size_feed_forward add_cross_attention cross_attention_hidden_size
+    tie_encoder_decoder tie_word_embeddings scale_decoder_outputs tokenizer_class
+    task_specific_params id2label label2id num_labels problem_type finetuning_task prefix
+    bos_token_id sep_token_id scalable_attention hidden_size num_attention_heads num_hidden_layers
+    head_dim pruned_heads xla_device tf_legacy_loss max_length min_length do_sample early_stopping
+    num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
+    repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
+    bad_words_ids num_return_sequences output_scores return_dict_in_generate forced_bos_token_id
+    forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens
+    begin_suppress_tokens eos_token_ids
+    """.split()
+)
 
 
 def config_fields(config: T5Config) -> dict[str, Any]:
-    """What transformers' T5Config is to be given for the same architecture."""
+    """What transformers' configuration is to be given for the same architecture."""
     fields = {name: getattr(config, name) for name in _FIELDS}
-    return fields | {"dropout_rate": config.dropout}
+    # Transformers 4 reads both facts out of the first, transformers 5 the scaling out of the
+    # second and an own head out of the weights.
+    return fields | {
+        "dropout_rate": config.dropout,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "scale_decoder_outputs": config.scale_decoder_outputs,
+    }
 
 
-def from_state_dict(config: T5Config, tensors: Mapping[str, np.ndarray]) -> Params:
-    """Their tensors by name -> our float32 tree with stacked layers.
+def read_config(folder: Path, weights: Mapping[str, Tensor]) -> T5Config:
+    """The architecture that config.json and the weights describe.
+
+    Whether the head is its own is told by the weights: transformers 5 writes that embeddings are
+    tied whatever they are. Scaling is `scale_decoder_outputs`; before transformers 5, what
+    `tie_word_embeddings` says of T5 and LongT5, and never done in mT5 and umT5.
 
     Raises:
-      ValueError: a tensor is missing, or does not fit the configuration.
+      ValueError: not a model of this family, or with a field that would change its outputs and is
+        not supported.
     """
-    shapes = flatten_dict(jax.eval_shape(unstack, abstract_params(config)), sep="/")
-    flat = {}
-    for key, path, transform in _rows(config):
-        if key not in tensors:
-            raise ValueError(f"{key} is missing; the configuration asks for {path}")
-        tensor, shape = np.asarray(tensors[key]), shapes[path].shape
-        if tensor.size != np.prod(shape):
-            raise ValueError(f"{key} has shape {tensor.shape}, which does not fit {path} {shape}")
-        flat[path] = jnp.asarray(transform.read(tensor, shape), jnp.float32)
-    return stack(unflatten_dict(flat, sep="/"))
-
-
-def to_state_dict(config: T5Config, params: Params) -> dict[str, Any]:
-    """Our tree with stacked layers -> their tensors by name, as NumPy arrays."""
-    flat = flatten_dict(unstack(params), sep="/")
-    return {
-        key: np.ascontiguousarray(transform.write(np.asarray(flat[path])))
-        for key, path, transform in _rows(config)
+    file = folder / CONFIG_FILE
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        model_type = content.get("model_type", "t5")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); download it again") from error
+    if model_type not in _MODEL_TYPES:
+        raise ValueError(
+            f"{file}: model_type={model_type!r} is not supported; supported: "
+            f"{', '.join(_MODEL_TYPES)}"
+        )
+    for name in content.get("architectures") or ():
+        if not name.endswith(_PARTS):
+            raise ValueError(
+                f"{file}: architecture {name} is not supported; supported are the models "
+                "ForConditionalGeneration and EncoderModel"
+            )
+    defaults = _MODEL_TYPES[model_type]
+    fields: dict[str, Any] = {
+        name: content[name] if content.get(name) is not None else defaults[name]
+        for name in defaults
     }
+    fields["num_decoder_layers"] = content.get("num_decoder_layers") or fields["num_layers"]
+    if isinstance(fields["eos_token_id"], list):
+        fields["eos_token_id"] = fields["eos_token_id"][0]
+    unknown = sorted(set(content) - _SILENT - set(fields))
+    if unknown:
+        name = unknown[0]
+        raise ValueError(
+            f"{file}: {name}={content[name]!r} is not known to t5jax and might change the outputs; "
+            "remove it from the file if it does not"
+        )
+    tied = content.get("tie_word_embeddings", True)
+    scaled = content.get("scale_decoder_outputs", tied and model_type in ("t5", "longt5"))
+    whole = any(name.endswith(_GENERATING) for name in content.get("architectures") or ())
+    if not whole and not any(name.startswith("decoder.block.") for name in weights):
+        fields["num_decoder_layers"], own_head = 0, False
+    elif tied and HEAD in weights:
+        own_head = not _equal(weights[HEAD], _embedding(weights))
+    else:
+        own_head = not tied
+    config = T5Config(
+        **fields,
+        dropout=content.get("dropout_rate", 0.1),
+        tie_word_embeddings=not own_head,
+        scale_decoder_outputs=bool(scaled),
+        relative_bias="per_layer" if model_type == "umt5" else "shared",
+    )
+    if HEAD not in weights and own_head:
+        raise ValueError(f"{folder}: {HEAD} is missing; {CONFIG_FILE} says the head is its own")
+    return config
+
+
+def _embedding(weights: Mapping[str, Tensor]) -> Tensor | None:
+    return next((weights[name] for name in EMBEDDINGS if name in weights), None)
+
+
+def _equal(a: Tensor, b: Tensor | None) -> bool:
+    return b is not None and a.shape == b.shape and np.array_equal(a.read(), b.read())
+
+
+# reading
+
+
+def detect(path: Path) -> bool:
+    """Whether `path` is a folder of this format."""
+    return (path / CONFIG_FILE).is_file()
+
+
+def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> Checkpoint:
+    """Opens a folder; its tensors are read when they are asked for.
+
+    Args:
+      path: the folder.
+      allow: regular expressions of names that may be unused or missing.
+      changes: fields of `T5Config` that are to be otherwise than the folder says.
+
+    Raises:
+      ValueError: something is damaged, missing, or not supported.
+    """
+    weights = read_tensors(path)
+    config = read_config(path, weights).replace(**changes)
+    tensors, used = from_weights(config, weights, path)
+    spare = {*EMBEDDINGS, *UNUSED} | ({HEAD} if config.tie_word_embeddings else set())
+    unused = sorted(set(weights) - used - spare)
+    missing = {name: shape for name, shape in paths(config).items() if name not in tensors}
+    unused_, missing_ = account(path, unused, sorted(missing), allow)
+    return Checkpoint(
+        config=config,
+        tensors=tensors | {name: zeros(shape) for name, shape in missing.items()},
+        generation=_read_generation(path),
+        unused=unused_,
+        missing=missing_,
+    )
+
+
+def from_weights(
+    config: T5Config, weights: Mapping[str, Tensor], source: Path | str = "the model"
+) -> tuple[dict[str, Tensor], set[str]]:
+    """Their tensors by name -> ours by path, those that are there; and the names used."""
+    shapes, tensors, used = paths(config), {}, set()
+    for key, path, transform in rows(config):
+        name = key
+        if key == EMBEDDINGS[0]:
+            name = next((n for n in EMBEDDINGS if n in weights), key)
+        if name not in weights:
+            continue
+        used.add(name)
+        tensors[path] = _reading(name, weights[name], shapes[path], transform, source)
+    return tensors, used
+
+
+def _reading(
+    name: str, theirs: Tensor, shape: tuple[int, ...], transform: Transform, source: Path | str
+) -> Tensor:
+    # An array of this shape that takes no memory: every entry is the same one.
+    expected = transform.write(np.broadcast_to(np.float32(0), shape)).shape
+    if theirs.shape != expected:
+        raise ValueError(
+            f"{source}: {name} has shape {theirs.shape}; the configuration asks for {expected}"
+        )
+    return Tensor(shape, theirs.dtype, lambda: transform.read(theirs.read(), shape))
+
+
+def _read_generation(folder: Path) -> dict[str, Any]:
+    file = folder / GENERATION_FILE
+    if not file.is_file():
+        return {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}); download it again") from error
+
+
+# writing
+
+
+def to_weights(config: T5Config, tensors: Tensors) -> dict[str, Tensor]:
+    """Our tensors by path -> theirs by name."""
+
+    def writing(ours: Tensor, transform: Transform) -> Tensor:
+        shape = transform.write(np.broadcast_to(np.float32(0), ours.shape)).shape
+        return Tensor(shape, ours.dtype, lambda: np.ascontiguousarray(transform.write(ours.read())))
+
+    return {key: writing(tensors[path], transform) for key, path, transform in rows(config)}
+
+
+def write(
+    path: Path,
+    checkpoint: Checkpoint,
+    *,
+    dtype: Any = None,
+    shard_bytes: int = SHARD_BYTES,
+    track: Callable[[Iterable[str]], Iterable[str]] = iter,
+) -> None:
+    """Writes a folder that transformers reads; it is complete or not there.
+
+    Args:
+      path: the folder, which must not exist yet.
+      checkpoint: what to write.
+      dtype: of the written tensors; None: as they are.
+      shard_bytes: more than this is written as several files and an index.
+      track: gets the tensors' names and gives them back, one before each is written.
+
+    Raises:
+      FileExistsError: `path` exists.
+    """
+    weights = to_weights(checkpoint.config, checkpoint.tensors)
+    sizes = {
+        name: int(np.prod(x.shape)) * np.dtype(dtype or x.dtype).itemsize
+        for name, x in weights.items()
+    }
+    names = iter(track(weights))
+    shards = _shards(sizes, shard_bytes)
+    with complete_folder(path) as folder:
+        for i, shard in enumerate(shards):
+            arrays = {name: weights[name].read() for name in itertools.islice(names, len(shard))}
+            if dtype is not None:
+                arrays = {name: x.astype(dtype, copy=False) for name, x in arrays.items()}
+            # transformers refuses files that do not say which library's layout they have.
+            save_file(arrays, folder / _shard_name(i, len(shards)), {"format": "pt"})
+        if len(shards) > 1:
+            where = {
+                name: _shard_name(i, len(shards))
+                for i, shard in enumerate(shards)
+                for name in shard
+            }
+            index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
+            _write_json(folder / f"{WEIGHTS}.index.json", index)
+        stored = np.dtype(dtype or next(iter(weights.values())).dtype).name
+        _write_json(folder / CONFIG_FILE, _config_file(checkpoint.config, stored))
+        if checkpoint.generation:
+            _write_json(folder / GENERATION_FILE, dict(checkpoint.generation))
+
+
+def _config_file(config: T5Config, dtype: str) -> dict[str, Any]:
+    kind = "t5"
+    name = "T5"
+    if config.relative_bias == "per_layer":
+        kind, name = "umt5", "UMT5"
+    part = "EncoderModel" if config.encoder_only else "ForConditionalGeneration"
+    fields = config_fields(config)
+    if config.encoder_only:
+        fields["num_decoder_layers"] = config.num_layers
+    return {
+        "model_type": kind,
+        "architectures": [name + part],
+        "is_encoder_decoder": not config.encoder_only,
+        "torch_dtype": dtype,
+        **fields,
+    }
+
+
+def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    total = 0
+    for name, size in sizes.items():
+        if shards[-1] and total + size > limit:
+            shards.append([])
+            total = 0
+        shards[-1].append(name)
+        total += size
+    return shards
+
+
+def _shard_name(i: int, shards: int) -> str:
+    if shards == 1:
+        return WEIGHTS
+    return WEIGHTS.replace(".", f"-{i + 1:05d}-of-{shards:05d}.", 1)
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

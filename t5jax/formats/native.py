@@ -10,21 +10,29 @@ A run has more beside it (config.yaml, metrics, optimizer state), which loading 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 
-from t5jax import sharding
+from t5jax.formats.checkpoint import (
+    Checkpoint,
+    Tensor,
+    Tensors,
+    complete_folder,
+    paths,
+    placements,
+    tensors_of,
+)
 from t5jax.model.config import T5Config
-from t5jax.model.parameters import Params, abstract_params, logical_axes
+from t5jax.model.parameters import Params, abstract_params
 from t5jax.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 
 MODEL_FILE = "model.json"
@@ -37,7 +45,7 @@ class Model(NamedTuple):
     """What a folder says of its model, beside the parameters."""
 
     config: T5Config
-    vocabulary: Vocabulary
+    vocabulary: Vocabulary | None
     generation: dict[str, Any]
     max_input_length: int | None
 
@@ -69,7 +77,8 @@ def steps(folder: Path) -> list[int]:
 def write_model(folder: Path, model: Model) -> None:
     """Writes what `read_model` reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_vocabulary(model.vocabulary, folder / VOCABULARY)
+    if model.vocabulary is not None:
+        save_vocabulary(model.vocabulary, folder / VOCABULARY)
     text = json.dumps(
         {
             "model": dataclasses.asdict(model.config),
@@ -97,36 +106,14 @@ def read_model(folder: Path) -> Model:
         raise ValueError(f"{file}: unknown model field {unknown[0]!r}; a newer t5jax wrote it?")
     return Model(
         T5Config(**fields),
-        load_vocabulary(folder / VOCABULARY),
+        load_vocabulary(folder / VOCABULARY) if (folder / VOCABULARY).is_dir() else None,
         content.get("generation", {}),
         content.get("max_input_length"),
     )
 
 
-def abstract(config: T5Config, dtype: Any, mesh: Mesh | None) -> Params:
-    """Shapes, dtype and placement of the parameters, as Orbax restores them."""
-    shapes = abstract_params(config)
-    if mesh is None:
-        one = SingleDeviceSharding(jax.devices()[0])
-        places = jax.tree.map(lambda _: one, shapes)
-    else:
-        axes = logical_axes(config)
-        sharding.check_divisible(shapes, axes, mesh)
-        places = sharding.shardings(axes, mesh)
-    return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, dtype, sharding=place), shapes, places
-    )
-
-
-def read_params(
-    path: Path, config: T5Config, *, dtype: Any = jnp.float32, mesh: Mesh | None = None
-) -> Params:
-    """The parameters of a folder's latest step, or of one step's folder, cast and placed.
-
-    Raises:
-      FileNotFoundError: there is no checkpoint.
-      ValueError: it does not fit `config`, or is damaged.
-    """
+def _source(path: Path) -> Path:
+    """The folder of the parameters of a folder's latest step, or of one step's folder."""
     found = _step_of(path)
     folder, step = found if found else (path.absolute(), None)
     available = steps(folder)
@@ -135,16 +122,28 @@ def read_params(
     if step not in available:
         have = f"steps there: {available}" if available else "there is none yet"
         raise FileNotFoundError(f"no checkpoint {'' if step is None else step} in {folder}; {have}")
-    source = folder / CHECKPOINTS / str(step) / PARAMS
-    target = abstract(config, dtype, mesh)
+    return folder / CHECKPOINTS / str(step) / PARAMS
+
+
+def _stored(source: Path) -> Any:
+    """Shapes and dtypes of what is there."""
+    try:
+        # Asked of the handler: a checkpointer warns that an item of a step has no metadata of
+        # a step.
+        return ocp.StandardCheckpointHandler().metadata(epath.Path(source)).tree
+    except Exception as error:
+        raise ValueError(f"{source} is damaged or incomplete: {_first_line(error)}") from error
+
+
+def _restore(source: Path, config: T5Config, dtype: Any, mesh: Mesh | None) -> Params:
+    """The parameters, cast and placed."""
+    shapes = abstract_params(config)
+    _check_shapes(source, _stored(source), shapes)
+    places = placements(config, mesh)
+    target = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, dtype, sharding=place), shapes, places
+    )
     with ocp.StandardCheckpointer() as checkpointer:
-        try:
-            # Asked of the handler: a checkpointer warns that an item of a step has no metadata of
-            # a step.
-            stored = ocp.StandardCheckpointHandler().metadata(epath.Path(source)).tree
-        except Exception as error:
-            raise ValueError(f"{source} is damaged or incomplete: {_first_line(error)}") from error
-        _check_shapes(source, stored, target)
         try:
             return checkpointer.restore(source, target)
         except Exception as error:
@@ -172,20 +171,60 @@ def _check_shapes(source: Path, stored: Any, target: Params) -> None:
             )
 
 
-def save(path: str | Path, model: Model, params: Params) -> None:
-    """Writes a folder that `t5jax.load` reads; it is complete or not there.
+def read(path: Path, **changes: Any) -> Checkpoint:
+    """Opens a folder's latest step, or one step's folder.
+
+    Args:
+      path: the folder.
+      changes: fields of `T5Config` that are to be otherwise than the folder says.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint yet.
+      ValueError: what is there is damaged, or does not fit the configuration.
+    """
+    found = _step_of(path)
+    model = read_model(found[0] if found else path)
+    config = model.config.replace(**changes)
+    source = _source(path)
+    stored = _stored(source)
+    _check_shapes(source, stored, abstract_params(config))
+    dtype = np.dtype(jax.tree.leaves(stored, is_leaf=lambda x: hasattr(x, "shape"))[0].dtype)
+
+    @functools.cache
+    def tensors() -> Tensors:
+        return tensors_of(_restore(source, config, dtype, None))
+
+    def read_one(name: str) -> np.ndarray:
+        return tensors()[name].read()
+
+    return Checkpoint(
+        config=config,
+        tensors={
+            name: Tensor(shape, dtype, functools.partial(read_one, name))
+            for name, shape in paths(config).items()
+        },
+        vocabulary=model.vocabulary,
+        generation=model.generation,
+        max_input_length=model.max_input_length,
+        stacked=functools.partial(_restore, source, config),
+    )
+
+
+def write(path: Path, checkpoint: Checkpoint, *, dtype: Any = None) -> None:
+    """Writes a folder that `read` reads; it is complete or not there.
 
     Raises:
       FileExistsError: `path` exists.
     """
-    path = Path(path).absolute()
-    if path.exists():
-        raise FileExistsError(f"{path} exists; choose another folder or delete it")
-    temporary = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
-    try:
-        write_model(temporary, model)
+    with complete_folder(path) as folder:
+        model = Model(
+            checkpoint.config,
+            checkpoint.vocabulary,
+            dict(checkpoint.generation),
+            checkpoint.max_input_length,
+        )
+        write_model(folder, model)
+        if dtype is None:
+            dtype = next(iter(checkpoint.tensors.values())).dtype
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(temporary / CHECKPOINTS / "0" / PARAMS, params)
-        os.rename(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            checkpointer.save(folder / CHECKPOINTS / "0" / PARAMS, checkpoint.params(dtype))

@@ -109,8 +109,10 @@ def _map_modules(convert: Callable[..., Params], params: Params) -> Params:
             for name, part in tree.items()
         }
 
-    params = _map_stacks(layers, params)
-    return params | {"head": convert("head", params["head"])} if "head" in params else params
+    params = dict(_map_stacks(layers, params))
+    if "head" in params:
+        params["head"] = convert("head", params["head"])
+    return params
 
 
 def fuse(name: str, module: Mapping[str, Any], xp: Any = jnp) -> dict[str, Any]:

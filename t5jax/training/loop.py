@@ -16,16 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from t5jax import sharding, text2text
+from t5jax import sharding
 from t5jax.config import RunConfig
 from t5jax.config_files import build_config, differences, parse_yaml, to_yaml
 from t5jax.data import TrainData
 from t5jax.evaluate import Evaluation, write_results
 from t5jax.formats import native
+from t5jax.formats.detect import open_checkpoint
 from t5jax.model.network import T5
-from t5jax.model.parameters import abstract_params, count_parameters, init_params, logical_axes
+from t5jax.model.parameters import (
+    Params,
+    abstract_params,
+    count_parameters,
+    init_params,
+    logical_axes,
+)
 from t5jax.tasks import registry
-from t5jax.text2text import Text2Text
+from t5jax.text2text import Text2Text, keep_compiled_programs
 from t5jax.training.checkpoints import Checkpoints, abstract_state
 from t5jax.training.flops import peak_flops, step_flops
 from t5jax.training.optimizers import make_optimizer, optimizer_state_axes
@@ -50,7 +57,7 @@ def train(tree: dict[str, Any]) -> None:
     config, vocabulary = resolve(tree)
     run_dir = Path(config.run_dir)
     registry.load_modules(config.data.modules)
-    text2text.keep_compiled_programs()
+    keep_compiled_programs()
     mesh = sharding.make_mesh(config.mesh)
     print_devices(mesh)
     write_run(run_dir, config, vocabulary)
@@ -68,8 +75,24 @@ def resolve(tree: dict[str, Any]) -> tuple[RunConfig, Vocabulary]:
     run_dir = Path(early.run_dir)
     begun = native.steps(run_dir)
     own = run_dir / native.VOCABULARY
-    vocabulary = load_vocabulary(own) if begun else make_vocabulary(early.vocabulary)
-    config = build_config(tree, vocabulary)
+    initial = None
+    if begun:
+        vocabulary = load_vocabulary(own)
+        # The checkpoint that the run started from need not be there any more.
+        initial = native.read_model(run_dir).config if early.init else None
+    elif early.init:
+        checkpoint = open_checkpoint(early.init, vocabulary=early.vocabulary or None)
+        if checkpoint.vocabulary is None:
+            raise ValueError(
+                f"init={early.init} came without a vocabulary; name it: `vocabulary: bytes`, or a "
+                "SentencePiece file"
+            )
+        initial, vocabulary = checkpoint.config, checkpoint.vocabulary
+    else:
+        vocabulary = make_vocabulary(early.vocabulary or "bytes")
+    config = build_config(tree, vocabulary, initial)
+    if config.model.encoder_only:
+        raise ValueError("model.num_decoder_layers=0: there is nothing to train without a decoder")
     if config.model.vocab_size < vocabulary.vocab_size:
         raise ValueError(
             f"model.vocab_size={config.model.vocab_size} is smaller than the vocabulary's "
@@ -145,8 +168,11 @@ class Run:
         self.schedule = make_schedule(config.optimizer, training.steps)
         optimizer = make_optimizer(config.optimizer, axes, training.steps)
 
+        def begin(params: Params) -> TrainState:
+            return init_state(params, optimizer, training.seed)
+
         def fresh(key: jax.Array) -> TrainState:
-            return init_state(init_params(config.model, key), optimizer, training.seed)
+            return begin(init_params(config.model, key))
 
         none: Any = PartitionSpec()
         state_axes = TrainState(
@@ -175,13 +201,13 @@ class Run:
         position = None
         if latest is None:
             with sharding.use(mesh):
-                make = jax.jit(fresh, out_shardings=self.shardings)
-                self.state = make(jax.random.key(training.seed))
-            if config.init is not None:
-                params = text2text.load(config.init, mesh=mesh).params
-                text2text.check_params(config.model, params)
-                placed = jax.device_put(params, self.shardings.params)
-                self.state = self.state.replace(params=placed)
+                if config.init is None:
+                    make = jax.jit(fresh, out_shardings=self.shardings)
+                    self.state = make(jax.random.key(training.seed))
+                else:
+                    params = open_checkpoint(config.init).params(np.float32, mesh)
+                    make = jax.jit(begin, out_shardings=self.shardings)
+                    self.state = make(params)
         else:
             abstract = jax.eval_shape(fresh, jax.random.key(0))
             target = abstract_state(abstract, self.shardings)

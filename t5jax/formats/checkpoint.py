@@ -1,0 +1,215 @@
+"""What every checkpoint format opens to: a `Checkpoint`, its tensors unread until asked for.
+
+Tensors go by their path in the tree with layers apart (`encoder/layers_0/mlp/wi`), have the shapes
+that training gives them, and are read one at a time: cast, put together and placed on their
+devices, so that the host holds no more than one parameter beside the shards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+
+from t5jax import sharding
+from t5jax.model.config import T5Config
+from t5jax.model.parameters import (
+    Params,
+    abstract_params,
+    for_inference,
+    from_inference,
+    fuse,
+    logical_axes,
+    unstack,
+)
+from t5jax.vocabulary import Vocabulary
+
+
+class Tensor(NamedTuple):
+    """One array of a file, not read yet."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A model as a format describes it.
+
+    Attributes:
+      config: the architecture.
+      tensors: every parameter, by its path with layers apart.
+      vocabulary: None where the checkpoint has none with it.
+      generation: default options of generation, by name.
+      max_input_length: tokens of an input that the model was trained on, where that is known.
+      unused: what the files hold and the model has no place for, allowed by the caller.
+      missing: parameters that the files do not hold, allowed by the caller: they are zeros.
+      stacked: the format's own way to the tree with stacked layers, `stacked(dtype, mesh)`.
+    """
+
+    config: T5Config
+    tensors: Tensors
+    vocabulary: Vocabulary | None = None
+    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    max_input_length: int | None = None
+    unused: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    stacked: Callable[[Any, Mesh | None], Params] | None = None
+
+    def params(
+        self, dtype: Any = np.float32, mesh: Mesh | None = None, *, inference: bool = False
+    ) -> Params:
+        """The parameters in `dtype` on `mesh` (default: the first device).
+
+        With stacked layers, as training has them; with `inference`, as `for_inference` lays
+        them out.
+        """
+        if self.stacked is None:
+            return assemble(self.config, self.tensors, dtype, mesh, inference=inference)
+        params = self.stacked(dtype, mesh)
+        return jax.jit(for_inference)(params) if inference else params
+
+
+def assemble(
+    config: T5Config, tensors: Tensors, dtype: Any, mesh: Mesh | None, *, inference: bool
+) -> Params:
+    """Reads tensors into one of the two trees, parameter by parameter.
+
+    Raises:
+      ValueError: a dimension does not divide over the mesh.
+    """
+    places = flatten_dict(placements(config, mesh, inference=inference), sep="/")
+    values = _fused(tensors, dtype) if inference else _stacked(config, tensors, dtype)
+    return unflatten_dict({path: place(x, places[path]) for path, x in values}, sep="/")
+
+
+def placements(config: T5Config, mesh: Mesh | None, *, inference: bool = False) -> Params:
+    """The sharding of every parameter: on the first device without a mesh.
+
+    Raises:
+      ValueError: a dimension does not divide over the mesh.
+    """
+    shapes = abstract_params(config, inference=inference)
+    if mesh is None:
+        one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return jax.tree.map(lambda _: one, shapes)
+    axes = logical_axes(config, inference=inference)
+    sharding.check_divisible(shapes, axes, mesh)
+    return sharding.shardings(axes, mesh)
+
+
+def place(array: np.ndarray, where: jax.sharding.Sharding) -> jax.Array:
+    """A host array on the devices of `where`; each process places its own shards."""
+    if len(where.device_set) == 1:
+        return jax.device_put(np.ascontiguousarray(array), where)
+    return jax.make_array_from_callback(
+        array.shape, where, lambda index: np.ascontiguousarray(array[index])
+    )
+
+
+def _stacked(config: T5Config, tensors: Tensors, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
+    for path, leaf in flatten_dict(abstract_params(config), sep="/").items():
+        if "/layers/" not in path:
+            yield path, tensors[path].read().astype(dtype, copy=False)
+            continue
+        whole = np.empty(leaf.shape, dtype)
+        for i, part in enumerate(whole):
+            # Assigned in place: numpy casts and transposes on the way.
+            part[...] = tensors[path.replace("/layers/", f"/layers_{i}/")].read()
+        yield path, whole
+
+
+def _fused(tensors: Tensors, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
+    modules: dict[str, list[str]] = {}
+    for path in tensors:
+        module, _, name = path.rpartition("/")
+        modules.setdefault(module, []).append(name)
+
+    def order(module: str) -> tuple[str, int]:
+        # A module's layers one after the other: formats with stacked layers read them at once.
+        layer = re.search(r"layers_(\d+)", module)
+        return re.sub(r"layers_\d+", "layers", module), int(layer[1]) if layer else 0
+
+    for module in sorted(modules, key=order):
+        leaves = {
+            name: tensors[f"{module}/{name}"].read().astype(dtype, copy=False)
+            for name in modules[module]
+        }
+        for name, value in fuse(module.rpartition("/")[2], leaves, np).items():
+            yield f"{module}/{name}", value
+
+
+def tensors_of(params: Params) -> Tensors:
+    """The tensors of a tree in memory, of either layout."""
+    if "layers" not in params["encoder"]:
+        params = from_inference(params)
+    return {
+        path: Tensor(x.shape, np.dtype(x.dtype), functools.partial(np.asarray, x))
+        for path, x in flatten_dict(unstack(params), sep="/").items()
+    }
+
+
+def zeros(shape: tuple[int, ...]) -> Tensor:
+    """A parameter that the files lack."""
+    return Tensor(shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))
+
+
+def paths(config: T5Config) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter by its path with layers apart."""
+    tree = jax.eval_shape(unstack, abstract_params(config))
+    return {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
+
+
+def account(
+    source: Path | str, unused: list[str], missing: list[str], allow: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Unused and missing names, if every one of them matches a regular expression in `allow`.
+
+    Raises:
+      ValueError: names the first that is not allowed, and how many there are.
+    """
+    for kind, names, cure in (
+        ("has no place in this model", unused, "to leave it out"),
+        ("is missing", missing, "to start it from zeros"),
+    ):
+        wrong = [name for name in names if not any(re.fullmatch(p, name) for p in allow)]
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise ValueError(
+                f"{source}: {wrong[0]}{more} {kind}; {cure}, allow={wrong[0]!r} (a pattern)"
+            )
+    return tuple(unused), tuple(missing)
+
+
+@contextlib.contextmanager
+def complete_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which takes its name `path` when all is written.
+
+    Raises:
+      FileExistsError: `path` exists.
+    """
+    path = path.absolute()
+    if path.exists():
+        raise FileExistsError(f"{path} exists; choose another folder or delete it")
+    temporary = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

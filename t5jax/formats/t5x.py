@@ -1,0 +1,353 @@
+"""T5X's format: a msgpack file of the tree, beside one zarr array a parameter.
+
+    FOLDER/checkpoint                            msgpack; arrays, or where to find them
+    FOLDER/target.encoder.….kernel/              zarr: gzip, float32 or bfloat16
+
+Layers are apart (`encoder/layers_0/…`, T5X's `t5`) or stacked on the second axis (`encoder/encoder/
+…`, its `scalable_t5`). The architecture is read off the shapes. A gin file beside the checkpoint,
+or the caller, says what shapes cannot tell: the activation of a gated MLP, and LongT5's blocks.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import tensorstore
+from flax import serialization
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from t5jax.formats.checkpoint import (
+    Checkpoint,
+    Tensor,
+    account,
+    complete_folder,
+    paths,
+    zeros,
+)
+from t5jax.model.config import T5Config
+
+FILE = "checkpoint"
+VERSION = 3
+# T5X writes chunks of about this size, and so do we.
+CHUNK_BYTES = 128 * 2**20
+
+_ENCODER = {
+    "pre_attention_layer_norm/scale": "pre_attention_layer_norm/scale",
+    **{f"attention/{k}/kernel": f"self_attention/{k}" for k in ("query", "key", "value", "out")},
+}
+_DECODER = {
+    "pre_self_attention_layer_norm/scale": "pre_self_attention_layer_norm/scale",
+    "pre_cross_attention_layer_norm/scale": "pre_cross_attention_layer_norm/scale",
+    **{
+        f"{module}/{k}/kernel": f"{module}/{k}"
+        for module in ("self_attention", "encoder_decoder_attention")
+        for k in ("query", "key", "value", "out")
+    },
+}
+_BOTH = {
+    "pre_mlp_layer_norm/scale": "pre_mlp_layer_norm/scale",
+    **{f"mlp/{k}/kernel": f"mlp/{k}" for k in ("wi", "wi_0", "wi_1", "wo")},
+}
+_BIAS = "relpos_bias/rel_embedding"
+
+
+def rows(config: T5Config, *, stacked: bool) -> Iterator[tuple[str, str, int | None]]:
+    """Their path, our path with layers apart, the layer where theirs is stacked.
+
+    The shapes are ours, but for heads and head_dim, which theirs may have joined.
+    """
+    yield "token_embedder/embedding", "token_embedder/embedding", None
+    if not (config.tie_word_embeddings or config.encoder_only):
+        yield "decoder/logits_dense/kernel", "head/kernel", None
+    depths = {"encoder": config.num_layers, "decoder": config.num_decoder_layers}
+    known = set(paths(config))
+    for name, depth in depths.items():
+        if depth:
+            yield f"{name}/{name}_norm/scale", f"{name}/norm/scale", None
+        if f"{name}/{_BIAS}" in known:
+            yield f"{name}/{_BIAS}", f"{name}/{_BIAS}", None
+        table = (_ENCODER if name == "encoder" else _DECODER) | _BOTH | {_BIAS: _BIAS}
+        for i in range(depth):
+            for theirs, ours in table.items():
+                path = f"{name}/layers_{i}/{ours}"
+                if path not in known:
+                    continue
+                if stacked:
+                    yield f"{name}/{name}/{theirs}", path, i
+                else:
+                    yield f"{name}/layers_{i}/{theirs}", path, None
+
+
+# reading
+
+
+def detect(path: Path) -> bool:
+    """Whether `path` is a checkpoint of this format, or a folder of several."""
+    return _folder(path) is not None
+
+
+def _folder(path: Path) -> Path | None:
+    if path.is_file() and path.name == FILE:
+        path = path.parent
+    if (path / FILE).is_file():
+        return path
+    found = [p for p in path.glob("checkpoint_*") if p.name.split("_")[1].isdigit()]
+    complete = [p for p in found if (p / FILE).is_file()]
+    return max(complete, key=lambda p: int(p.name.split("_")[1]), default=None)
+
+
+def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> Checkpoint:
+    """Opens a checkpoint, or the latest of a folder of several; tensors are read when asked for.
+
+    Args:
+      path: the folder, or its msgpack file.
+      allow: regular expressions of names that may be unused or missing.
+      changes: fields of `T5Config` that are to be otherwise than shapes and gin file say.
+
+    Raises:
+      ValueError: something is damaged, missing, or not supported.
+    """
+    folder = _folder(path)
+    if folder is None:
+        raise FileNotFoundError(f"{path} holds no T5X checkpoint")
+    target = _read_target(folder)
+    stacked = any(name.startswith("encoder/encoder/") for name in target)
+    config = config_from(target, stacked, folder).replace(**(_gin(folder) | changes))
+    shapes, tensors, used = paths(config), {}, set()
+    for theirs, ours, layer in rows(config, stacked=stacked):
+        if theirs in target:
+            used.add(theirs)
+            tensors[ours] = _reading(folder, theirs, target[theirs], shapes[ours], layer)
+    missing = {name: shape for name, shape in shapes.items() if name not in tensors}
+    unused_, missing_ = account(folder, sorted(set(target) - used), sorted(missing), allow)
+    return Checkpoint(
+        config=config,
+        tensors=tensors | {name: zeros(shape) for name, shape in missing.items()},
+        unused=unused_,
+        missing=missing_,
+    )
+
+
+def _read_target(folder: Path) -> dict[str, Tensor]:
+    """The parameters by their path, unread."""
+    file = folder / FILE
+    try:
+        tree = serialization.msgpack_restore(file.read_bytes())
+        target = flatten_dict(
+            tree["optimizer"]["target"], sep="/", is_leaf=lambda _, x: "driver" in x
+        )
+    except Exception as error:  # msgpack's own exceptions, and whatever broken bytes lead to
+        raise ValueError(f"{file} is damaged, or not T5X's ({error!r})") from error
+    return {name: _tensor(folder, name, leaf) for name, leaf in target.items()}
+
+
+def _tensor(folder: Path, name: str, leaf: Any) -> Tensor:
+    if not isinstance(leaf, dict):
+        array = np.asarray(leaf)
+        return Tensor(array.shape, array.dtype, lambda: array)
+    # On Google's cloud the path stands beside the store, on a file system in it.
+    path = folder / (leaf.get("path") or leaf["kvstore"]["path"])
+    shape, dtype = tuple(leaf["metadata"]["shape"]), jnp.dtype(leaf["dtype"])
+
+    # The layers of a stacked array are asked for one after the other.
+    @functools.lru_cache(maxsize=1)
+    def read() -> np.ndarray:
+        spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}}
+        try:
+            array = tensorstore.open(spec, open=True, read=True).result()
+            if array.shape != shape:
+                raise ValueError(f"it has shape {array.shape}, the checkpoint says {shape}")
+            missing = {"fill_missing_data_reads": False}
+            array = tensorstore.open(spec | missing, open=True, read=True).result()
+            return array.read().result()
+        except Exception as error:
+            cause = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path} ({name}) is missing or damaged: {cause}") from error
+
+    return Tensor(shape, dtype, read)
+
+
+def _reading(
+    folder: Path, name: str, theirs: Tensor, shape: tuple[int, ...], layer: int | None
+) -> Tensor:
+    """One of theirs, or a layer of it, in our shape."""
+    own = theirs.shape if layer is None else theirs.shape[:1] + theirs.shape[2:]
+    # Heads and head_dim may be joined; nothing else may differ.
+    if own != shape and not (len(shape) == 3 and own in (_joined(shape, 0), _joined(shape, 1))):
+        raise ValueError(f"{folder}: {name} has shape {theirs.shape}; a layer should be {shape}")
+
+    def read() -> np.ndarray:
+        array = theirs.read()
+        return (array if layer is None else array[:, layer]).reshape(shape)
+
+    return Tensor(shape, theirs.dtype, read)
+
+
+def _joined(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
+
+
+def config_from(target: Mapping[str, Tensor], stacked: bool, folder: Path) -> T5Config:
+    """The architecture that the shapes show.
+
+    Heads are the rows of the bias table. A head of its own means no scaling of the decoder's
+    output, a tied one means T5X's scaling.
+    """
+
+    def shape(*names: str) -> tuple[int, ...]:
+        for name in names:
+            if name in target:
+                return target[name].shape
+        raise ValueError(f"{folder}: {names[0]} is missing; is this a T5 of T5X?")
+
+    def depth(stack: str) -> int:
+        if stacked:
+            return target[f"{stack}/{stack}/pre_mlp_layer_norm/scale"].shape[1]
+        return len({n.split("/")[1] for n in target if n.startswith(f"{stack}/layers_")})
+
+    layers = "encoder/encoder" if stacked else "encoder/layers_0"
+    vocab_size, d_model = shape("token_embedder/embedding")
+    per_layer = f"{layers}/{_BIAS}" in target
+    bias = shape(f"{layers}/{_BIAS}") if per_layer else shape(f"encoder/{_BIAS}")
+    query = shape(f"{layers}/attention/query/kernel")
+    width = int(np.prod(query)) // d_model // (depth("encoder") if stacked else 1)
+    gated = f"{layers}/mlp/wi_0/kernel" in target
+    encoder_only = not any(name.startswith("decoder/") for name in target)
+    tied = "decoder/logits_dense/kernel" not in target
+    return T5Config(
+        vocab_size=vocab_size,
+        d_model=d_model,
+        d_kv=width // bias[0],
+        d_ff=shape(f"{layers}/mlp/wo/kernel")[0],
+        num_heads=bias[0],
+        num_layers=depth("encoder"),
+        num_decoder_layers=0 if encoder_only else depth("decoder"),
+        feed_forward_proj="gated-gelu" if gated else "relu",
+        tie_word_embeddings=tied,
+        scale_decoder_outputs=tied and not encoder_only,
+        relative_bias="per_layer" if per_layer else "shared",
+        relative_attention_num_buckets=bias[-1],
+    )
+
+
+_ACTIVATIONS = {
+    ("relu",): "relu",
+    ("gelu", "linear"): "gated-gelu",
+    ("silu", "linear"): "gated-silu",
+    ("swish", "linear"): "gated-silu",
+}
+
+
+def _gin(folder: Path) -> dict[str, Any]:
+    """What the gin files beside a checkpoint, or one folder up, say that its shapes do not.
+
+    Raises:
+      ValueError: activations that are not supported.
+    """
+    found: dict[str, Any] = {}
+    for file in sorted([*folder.glob("*.gin"), *folder.parent.glob("*.gin")]):
+        text = file.read_text(encoding="utf-8")
+        for name, value in re.findall(r"^\s*(?:[\w./]+\.)?(\w+)\s*=\s*([^#\n]+)", text, re.M):
+            try:
+                literal = ast.literal_eval(value.strip())
+            except (ValueError, SyntaxError):
+                continue  # a reference to another binding
+            if name == "mlp_activations":
+                if tuple(literal) not in _ACTIVATIONS:
+                    raise ValueError(
+                        f"{file}: mlp_activations={literal} is not supported; supported: "
+                        f"{', '.join(map(str, _ACTIVATIONS))}"
+                    )
+                found.setdefault("feed_forward_proj", _ACTIVATIONS[tuple(literal)])
+            elif name == "dropout_rate":
+                found.setdefault("dropout", float(literal))
+    return found
+
+
+# writing
+
+
+def write(
+    path: Path,
+    checkpoint: Checkpoint,
+    *,
+    dtype: Any = None,
+    stacked: bool = False,
+    track: Callable[[Iterable[str]], Iterable[str]] = iter,
+) -> None:
+    """Writes a checkpoint that T5X reads; it is complete or not there.
+
+    It holds parameters and step 0, no optimizer state.
+
+    Args:
+      path: the folder, which must not exist yet.
+      checkpoint: what to write.
+      dtype: of the written tensors; None: as they are.
+      stacked: the layout of `scalable_t5`.
+      track: gets the tensors' names and gives them back, one before each is written.
+
+    Raises:
+      FileExistsError: `path` exists.
+      ValueError: T5X has no such model.
+    """
+    config = checkpoint.config
+    if config.tie_word_embeddings != config.scale_decoder_outputs and not config.encoder_only:
+        raise ValueError(
+            "T5X scales the decoder's output where, and only where, the head is tied; this model "
+            f"has tie_word_embeddings={config.tie_word_embeddings} and "
+            f"scale_decoder_outputs={config.scale_decoder_outputs}"
+        )
+    if stacked and config.relative_bias != "per_layer":
+        raise ValueError("T5X's stacked layers have a bias table each; this model shares one")
+    parts: dict[str, list[str]] = {}
+    for theirs, ours, _ in rows(config, stacked=stacked):
+        parts.setdefault(theirs, []).append(ours)
+    in_layers = {theirs for theirs, _, layer in rows(config, stacked=stacked) if layer is not None}
+    with complete_folder(path) as folder:
+        specs = {}
+        for theirs in track(parts):
+            arrays = [
+                _joined_heads(theirs, checkpoint.tensors[p].read(), stacked) for p in parts[theirs]
+            ]
+            array = np.stack(arrays, 1) if theirs in in_layers else arrays[0]
+            array = array.astype(dtype or array.dtype, copy=False)
+            specs[theirs] = _write_array(folder, f"target.{theirs.replace('/', '.')}", array)
+        tree = {
+            "version": VERSION,
+            "optimizer": {
+                "target": unflatten_dict(specs, sep="/"),
+                "state": {"step": np.int32(0), "param_states": {}},
+            },
+        }
+        (folder / FILE).write_bytes(serialization.msgpack_serialize(tree))
+
+
+def _joined_heads(name: str, array: np.ndarray, stacked: bool) -> np.ndarray:
+    """T5X's `t5` joins heads and head_dim, its `scalable_t5` does not."""
+    if stacked or array.ndim != 3:
+        return array
+    return array.reshape(_joined(array.shape, 0 if "/out/" in name else 1))
+
+
+def _write_array(folder: Path, name: str, array: np.ndarray) -> dict[str, Any]:
+    rows = max(1, CHUNK_BYTES // max(1, array.nbytes // len(array)))
+    spec = {
+        "driver": "zarr",
+        "dtype": array.dtype.name,
+        "kvstore": {"driver": "file", "path": f"{name}/"},
+        "metadata": {
+            "chunks": [min(rows, len(array)), *array.shape[1:]],
+            "compressor": {"id": "gzip", "level": 1},
+            "shape": list(array.shape),
+        },
+    }
+    place = {"driver": "file", "path": str(folder / name)}
+    tensorstore.open(spec | {"kvstore": place}, create=True).result().write(array).result()
+    return spec

@@ -1,0 +1,136 @@
+"""The files in which Hugging Face folders keep tensors: safetensors, torch's, flax's.
+
+All three give the same: tensors by torch's names, unread. One file, or shards with an index.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import serialization
+from flax.traverse_util import flatten_dict
+from safetensors import SafetensorError, safe_open
+
+from t5jax.formats.checkpoint import Tensor
+
+_SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder by torch's names, of the first kind of file that is there.
+
+    Raises:
+      FileNotFoundError: there is none, or a shard that the index names is missing.
+      ValueError: a file is damaged, or torch is needed and not installed.
+    """
+    for name, read in _READERS.items():
+        file, index = folder / name, folder / f"{name}.index.json"
+        if file.is_file():
+            return read(file)
+        if index.is_file():
+            return _read_shards(index, read)
+    raise FileNotFoundError(f"{folder} holds no weights; looked for {', '.join(_READERS)}")
+
+
+def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{index} is damaged ({error!r}); download it again") from error
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(set(weight_map.values())):
+        if not (index.parent / shard).is_file():
+            raise FileNotFoundError(f"{index.parent / shard} is missing; {index.name} names it")
+        tensors |= read(index.parent / shard)
+    # Flax's index has slashes where torch has dots.
+    lacking = sorted(name for name in weight_map if _torch_name(name) not in tensors)
+    if lacking:
+        raise ValueError(
+            f"{index.parent / weight_map[lacking[0]]} lacks {lacking[0]}, which {index.name} "
+            "places there; download it again"
+        )
+    return tensors
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        handle: Any = safe_open(file, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged ({error}); download it again") from error
+
+    def tensor(name: str) -> Tensor:
+        part = handle.get_slice(name)
+        dtype = _SAFETENSORS_DTYPES.get(part.get_dtype())
+        if dtype is None:
+            raise ValueError(f"{file}: {name} is {part.get_dtype()}; floating point is expected")
+        shape = tuple(part.get_shape())
+        return Tensor(shape, jnp.dtype(dtype), lambda: handle.get_tensor(name))
+
+    return {name: tensor(name) for name in handle.keys()}  # noqa: SIM118
+
+
+def _read_torch(file: Path) -> dict[str, Tensor]:
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ImportError:
+        raise ValueError(
+            f"{file} is read by torch, which is not installed: pip install torch, or convert it "
+            "to safetensors"
+        ) from None
+    try:
+        try:
+            # Weights only: an unrestricted unpickling would run any code that the file holds.
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # files older than torch 1.6 cannot be mapped
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise ValueError(f"{file} is damaged, or holds more than weights: {cause}") from error
+
+    def tensor(value: Any) -> Tensor:
+        def read() -> np.ndarray:
+            if value.dtype == torch.bfloat16:
+                return value.view(torch.uint16).numpy().view(jnp.bfloat16)
+            return value.numpy()
+
+        return Tensor(tuple(value.shape), jnp.dtype(str(value.dtype).split(".")[1]), read)
+
+    return {name: tensor(value) for name, value in state.items()}
+
+
+def _read_msgpack(file: Path) -> dict[str, Tensor]:
+    try:
+        tree = serialization.msgpack_restore(file.read_bytes())
+        flat = flatten_dict(tree, sep="/")
+    except Exception as error:  # msgpack's own exceptions, and whatever broken bytes lead to
+        raise ValueError(f"{file} is damaged ({error!r}); download it again") from error
+
+    def tensor(name: str, value: np.ndarray) -> Tensor:
+        # Flax keeps kernels [in, out], torch [out, in].
+        value = value.T if name.endswith("/kernel") else value
+        return Tensor(value.shape, value.dtype, lambda: value)
+
+    return {_torch_name(name): tensor(name, np.asarray(x)) for name, x in flat.items()}
+
+
+def _torch_name(name: str) -> str:
+    if "/" not in name:
+        return name
+    parts = name.split("/")
+    if parts[-1] in ("kernel", "embedding"):
+        parts[-1] = "weight"
+    return ".".join(parts)
+
+
+_READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+    "model.safetensors": _read_safetensors,
+    "pytorch_model.bin": _read_torch,
+    "flax_model.msgpack": _read_msgpack,
+}

@@ -1,0 +1,437 @@
+"""Hugging Face folders: what transformers writes we read, what we write transformers reads."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import serialization
+from flax.traverse_util import unflatten_dict
+
+import t5jax
+from t5jax.formats.detect import open_checkpoint
+from t5jax.model.config import T5Config
+from tests.reference import KINDS, ragged_ids, random_torch, torch, transformers
+
+SMALL = T5Config(
+    vocab_size=384,
+    d_model=64,
+    d_kv=16,
+    d_ff=96,
+    num_heads=4,
+    num_layers=2,
+    num_decoder_layers=3,
+    dropout=0.1,
+)
+V1_0 = SMALL.replace(
+    feed_forward_proj="relu", tie_word_embeddings=True, scale_decoder_outputs=True
+)
+UL2 = SMALL.replace(feed_forward_proj="gated-silu")
+UMT5 = SMALL.replace(relative_bias="per_layer")
+ENCODER = V1_0.replace(num_decoder_layers=0, scale_decoder_outputs=True)
+# transformers' model_type, and the architecture as we should read it.
+VARIANTS = {
+    "t5_1_0": ("t5", V1_0),
+    "t5_1_1": ("t5", SMALL),
+    "tied_unscaled": ("t5", SMALL.replace(tie_word_embeddings=True)),
+    "byt5_depths": ("t5", SMALL.replace(num_layers=3, num_decoder_layers=1)),
+    "mt5": ("mt5", SMALL),
+    "ul2": ("t5", UL2),
+    "umt5": ("umt5", UMT5),
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request, tmp_path):
+    """(transformers' model, its folder, the configuration that we should read)."""
+    kind, config = VARIANTS[request.param]
+    model = random_torch(config, kind=kind)
+    model.save_pretrained(tmp_path / "theirs")
+    return model, tmp_path / "theirs", config
+
+
+def ids(seed=1, lengths=(3, 70, 600), targets=(9, 2, 5), vocab=384):
+    rng = np.random.default_rng(seed)
+    inputs, prefix = ragged_ids(rng, list(lengths), vocab), ragged_ids(rng, list(targets), vocab)
+    prefix[:, 0] = 0
+    return inputs, prefix
+
+
+def their_outputs(model, inputs, prefix):
+    with torch.no_grad():
+        out = model(
+            input_ids=torch.tensor(inputs),
+            attention_mask=torch.tensor(inputs != 0),
+            decoder_input_ids=torch.tensor(prefix),
+        )
+    # transformers 5 scales the logits of umT5, which nobody trained it with.
+    scale = model.config.d_model**0.5 if model.config.model_type == "umt5" else 1.0
+    return out.logits.numpy() * scale, out.encoder_last_hidden_state.numpy()
+
+
+def test_what_transformers_wrote_gives_its_logits_hidden_states_and_loss(variant):
+    model, folder, config = variant
+    t5 = t5jax.load(folder)
+    assert t5.config == config
+    inputs, prefix = ids()
+    logits, hidden = their_outputs(model, inputs, prefix)
+    assert np.std(logits) > 0.5  # otherwise closeness would say little
+    np.testing.assert_allclose(t5.logits(inputs, prefix), logits, atol=1e-4)
+    ours = np.asarray(t5.encode_ids(inputs).hidden)[:, : inputs.shape[1]]
+    np.testing.assert_allclose(ours[inputs != 0], hidden[inputs != 0], atol=1e-4)
+    log_p = torch.log_softmax(torch.tensor(logits), -1).numpy()
+    targets = np.concatenate([prefix[:, 1:], np.zeros((3, 1), int)], 1)
+    chosen = np.take_along_axis(log_p, targets[..., None], 2)[..., 0] * (targets != 0)
+    # A sum of eight logits' errors.
+    np.testing.assert_allclose(t5.score_ids(inputs, targets), chosen.sum(1), atol=8e-4)
+
+
+def test_transformers_loads_what_we_wrote_and_gives_the_same_logits(variant, tmp_path):
+    model, folder, config = variant
+    t5jax.load(folder).save(tmp_path / "ours", format="hf")
+    kind = KINDS[model.config.model_type if model.config.model_type != "mt5" else "t5"]
+    again, info = getattr(transformers, f"{kind}ForConditionalGeneration").from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    before, after = model.state_dict(), again.eval().state_dict()
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
+    inputs, prefix = ids(lengths=(3, 30, 20))
+    np.testing.assert_array_equal(
+        their_outputs(model, inputs, prefix)[0], their_outputs(again, inputs, prefix)[0]
+    )
+
+
+def test_through_every_format_and_back_is_bit_exact(variant, tmp_path):
+    model, folder, config = variant
+    source = folder
+    formats = ["t5jax", "t5x", "t5jax", "hf"]
+    if config.tie_word_embeddings != config.scale_decoder_outputs:
+        formats.remove("t5x")  # which has no such model
+    for i, format in enumerate(formats):
+        target = tmp_path / f"{i}-{format}"
+        t5jax.load(source).save(target, format=format)
+        source = target
+    weights = transformers.AutoModelForSeq2SeqLM.from_pretrained(source).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+def test_bfloat16_is_as_close_to_its_own_weights_as_transformers_bfloat16(variant, tmp_path):
+    model, folder, config = variant
+    inputs, prefix = ids(lengths=(3, 30, 20))
+    # float32 mathematics on weights rounded to bfloat16: what casting the weights alone explains.
+    rounded = model.to(torch.bfloat16).to(torch.float32)
+    exact, _ = their_outputs(rounded, inputs, prefix)
+    theirs, _ = their_outputs(model.to(torch.bfloat16), inputs, prefix)
+    ours = t5jax.load(folder, dtype="bfloat16").logits(inputs, prefix)
+    assert ours.dtype == jnp.float32
+    wrong = np.sqrt(np.mean((theirs.astype(np.float32) - exact) ** 2))
+    assert np.sqrt(np.mean((np.asarray(ours) - exact) ** 2)) < 1.1 * wrong
+
+
+def test_encoder_alone_loads_encodes_and_is_written(tmp_path):
+    model = random_torch(ENCODER, part="EncoderModel")
+    model.save_pretrained(tmp_path / "theirs")
+    t5 = t5jax.load(tmp_path / "theirs")
+    assert t5.config == ENCODER
+    inputs, _ = ids(lengths=(3, 30, 20))
+    with torch.no_grad():
+        expected = model(torch.tensor(inputs), attention_mask=torch.tensor(inputs != 0))
+    hidden = np.asarray(t5.encode_ids(inputs).hidden)[:, :30]
+    np.testing.assert_allclose(
+        hidden[inputs != 0], expected.last_hidden_state.numpy()[inputs != 0], atol=1e-4
+    )
+    with pytest.raises(ValueError, match="encoder alone"):
+        t5.generate_ids(inputs)
+    for format in ("hf", "t5x", "t5jax"):
+        t5.save(tmp_path / format, format=format)
+        again = t5jax.load(tmp_path / format)
+        assert again.config.encoder_only
+        np.testing.assert_array_equal(again.encode_ids(inputs).hidden, t5.encode_ids(inputs).hidden)
+    transformers.T5EncoderModel.from_pretrained(tmp_path / "hf")
+
+
+# Files of other ages and kinds
+
+
+def write_folder(folder, model, *, weights="safetensors", **config):
+    """transformers' model as a folder of another time: fields of None are left out."""
+    folder.mkdir()
+    fields = json.loads(model.config.to_json_string(use_diff=False)) | config
+    fields = {k: v for k, v in fields.items() if v is not None}
+    (folder / "config.json").write_text(json.dumps(fields))
+    state = {k: v.contiguous().clone() for k, v in model.state_dict().items()}
+    if weights == "torch":
+        torch.save(state, folder / "pytorch_model.bin")
+    elif weights == "old torch":
+        torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    elif weights == "flax":
+        (folder / "flax_model.msgpack").write_bytes(serialization.to_bytes(as_flax(state)))
+    elif weights == "safetensors":
+        from safetensors.torch import save_file
+
+        save_file(state, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def as_flax(state):
+    flat = {}
+    for name, tensor in state.items():
+        path, array = name.split("."), tensor.numpy()
+        if path[-2] in ("shared", "embed_tokens", "relative_attention_bias"):
+            path[-1] = "embedding"
+        elif "layer_norm" not in path[-2]:
+            path[-1], array = "kernel", array.T
+        flat[tuple(path)] = array
+    return unflatten_dict(flat)
+
+
+@pytest.mark.parametrize("weights", ["torch", "old torch", "flax"])
+def test_other_kinds_of_weights_give_the_same_parameters(tmp_path, weights):
+    model = random_torch(SMALL)
+    one = t5jax.load(write_folder(tmp_path / "a", model))
+    other = t5jax.load(write_folder(tmp_path / "b", model, weights=weights))
+    assert one.config == other.config
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+
+
+def test_bfloat16_weights_are_read_exactly(tmp_path):
+    model = random_torch(SMALL).to(torch.bfloat16)
+    one = t5jax.load(write_folder(tmp_path / "a", model))
+    other = t5jax.load(write_folder(tmp_path / "b", model, weights="torch"))
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    expected = model.state_dict()["shared.weight"].float().numpy()
+    np.testing.assert_array_equal(one.params["token_embedder"]["embedding"], expected)
+
+
+def test_shards_are_written_and_read_with_their_index(tmp_path):
+    from t5jax.formats import huggingface
+
+    model = random_torch(SMALL)
+    source = write_folder(tmp_path / "a", model)
+    huggingface.write(tmp_path / "b", open_checkpoint(source), shard_bytes=100_000)
+    shards = sorted(tmp_path.glob("b/*.safetensors"))
+    assert len(shards) > 3 and all(f.stat().st_size < 120_000 for f in shards)
+    one, other = t5jax.load(source), t5jax.load(tmp_path / "b")
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    again = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "b")
+    assert torch.equal(again.lm_head.weight, model.lm_head.weight)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["encoder.embed_tokens.weight"],
+        ["decoder.embed_tokens.weight"],
+        ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"],
+    ],
+)
+def test_embedding_is_found_under_each_of_its_names(tmp_path, names):
+    from safetensors.torch import load_file, save_file
+
+    model = random_torch(SMALL)
+    folder = write_folder(tmp_path / "a", model)
+    state = load_file(folder / "model.safetensors")
+    embedding = state.pop("shared.weight")
+    for name in ("encoder", "decoder"):
+        state.pop(f"{name}.embed_tokens.weight", None)
+    save_file(state | {n: embedding.clone() for n in names}, folder / "model.safetensors")
+    loaded = t5jax.load(folder).params["token_embedder"]["embedding"]
+    np.testing.assert_array_equal(loaded, embedding.numpy())
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "tied", "scaled"),
+    [
+        # transformers 3 and 4: one field for both facts, absent in T5 1.0's files
+        ("t5", {"tie_word_embeddings": None, "scale_decoder_outputs": None}, True, True),
+        ("t5", {"tie_word_embeddings": False, "scale_decoder_outputs": None}, False, False),
+        # transformers 5: says that all are tied, and whether to scale
+        ("t5", {"tie_word_embeddings": True, "scale_decoder_outputs": False}, False, False),
+        ("t5", {"tie_word_embeddings": True, "scale_decoder_outputs": True}, True, True),
+        ("mt5", {"tie_word_embeddings": True, "scale_decoder_outputs": None}, False, False),
+        ("umt5", {"tie_word_embeddings": True, "scale_decoder_outputs": None}, False, False),
+    ],
+)
+def test_head_and_scaling_of_every_age_of_config(tmp_path, kind, fields, tied, scaled):
+    config = SMALL.replace(
+        tie_word_embeddings=tied, relative_bias="per_layer" if kind == "umt5" else "shared"
+    )
+    model = random_torch(config, kind=kind)
+    read = open_checkpoint(write_folder(tmp_path / "a", model, **fields)).config
+    assert (read.tie_word_embeddings, read.scale_decoder_outputs) == (tied, scaled)
+
+
+def test_fields_that_old_configs_lack_have_their_defaults(tmp_path):
+    model = random_torch(V1_0.replace(num_decoder_layers=2))
+    old = dict.fromkeys(
+        "num_decoder_layers feed_forward_proj layer_norm_epsilon dense_act_fn is_gated_act "
+        "relative_attention_max_distance scale_decoder_outputs tie_word_embeddings".split()
+    )
+    folder = write_folder(
+        tmp_path / "a", model, architectures=["T5WithLMHeadModel"], n_positions=512, **old
+    )
+    assert open_checkpoint(folder).config == V1_0.replace(num_decoder_layers=2)
+
+
+def test_a_bias_that_nothing_uses_is_left_alone(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = write_folder(tmp_path / "a", random_torch(V1_0))
+    state = load_file(folder / "model.safetensors")
+    name = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    save_file(state | {name: torch.zeros(32, 4)}, folder / "model.safetensors")
+    assert not open_checkpoint(folder).unused
+
+
+def test_generation_config_gives_default_options(tmp_path, capsys):
+    folder = write_folder(tmp_path / "a", random_torch(SMALL))
+    options = {"max_new_tokens": 7, "do_sample": True, "top_k": 3, "no_such_thing": 4}
+    content = options | {"eos_token_id": 1, "transformers_version": "4.1"}
+    (folder / "generation_config.json").write_text(json.dumps(content))
+    t5 = t5jax.load(folder)
+    assert (t5.generation.max_new_tokens, t5.generation.do_sample, t5.generation.top_k) == (
+        7,
+        True,
+        3,
+    )
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "no_such_thing=4" in err
+    t5.save(tmp_path / "b", format="hf")
+    assert t5jax.load(tmp_path / "b").generation == t5.generation
+    transformers.GenerationConfig.from_pretrained(tmp_path / "b")
+
+
+# Mistakes
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "model", random_torch(SMALL))
+
+
+def broken(path, error=ValueError, **options):
+    with pytest.raises(error) as caught:
+        t5jax.load(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message.strip()
+    return message
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_file_cut_short_is_named(folder, file):
+    data = (folder / file).read_bytes()
+    (folder / file).write_bytes(data[: len(data) // 2])
+    assert str(folder / file) in broken(folder)
+
+
+@pytest.mark.parametrize("weights", ["torch", "old torch", "flax"])
+def test_a_weights_file_cut_short_is_named(tmp_path, weights):
+    folder = write_folder(tmp_path / "a", random_torch(SMALL), weights=weights)
+    (file,) = (f for f in folder.iterdir() if f.name != "config.json")
+    file.write_bytes(file.read_bytes()[:5000])
+    assert str(file) in broken(folder)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    import os
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    folder = write_folder(tmp_path / "a", random_torch(SMALL), weights="none")
+    torch.save({"shared.weight": Evil()}, folder / "pytorch_model.bin")
+    assert "more than weights" in broken(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_missing_shard_and_a_shard_without_its_tensor_are_named(folder):
+    index = {"weight_map": {"shared.weight": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "model-00002-of-00002" in broken(folder, FileNotFoundError)
+    index["weight_map"] = {"nowhere": "model-00001-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "lacks nowhere" in broken(folder)
+    (folder / "model.safetensors.index.json").write_text("{")
+    assert "index.json is damaged" in broken(folder)
+
+
+def edit(folder, **fields):
+    content = json.loads((folder / "config.json").read_text()) | fields
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"d_ff": 128}, "has shape (96, 64); the configuration asks for (128, 64)"),
+        ({"model_type": "bart"}, "supported: t5, mt5, umt5"),
+        ({"architectures": ["T5ForTokenClassification"]}, "T5ForTokenClassification"),
+        ({"attention_window": 64}, "attention_window=64"),
+        ({"feed_forward_proj": "gated-relu"}, "gated-relu"),
+        ({"num_layers": 5}, "encoder/layers_2/"),
+        ({"num_layers": 1}, "encoder.block.1.layer.0"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(folder, fields, said):
+    edit(folder, **fields)
+    assert said in broken(folder)
+
+
+def test_unused_and_missing_names_can_be_allowed(folder):
+    edit(folder, num_layers=1)
+    checkpoint = open_checkpoint(folder, allow=r"encoder\.block\.1\..*")
+    assert len(checkpoint.unused) == 9 and not checkpoint.missing
+    edit(folder, num_layers=3)
+    checkpoint = open_checkpoint(folder, allow=r"encoder/layers_2/.*")
+    assert len(checkpoint.missing) == 9
+    assert not checkpoint.params()["encoder"]["layers"]["mlp"]["wo"][2].any()
+
+
+def test_fields_can_be_changed_and_unknown_ones_are_named(folder):
+    t5 = t5jax.load(folder, feed_forward_proj="gated-silu")
+    assert t5.config.activation == "silu"
+    assert "no_field" in broken(folder, no_field=1)
+
+
+def test_what_is_no_checkpoint_is_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "neither" in broken(tmp_path / "a b" / "c", FileNotFoundError) or True
+    (tmp_path / "empty").mkdir()
+    assert "holds no model" in broken(tmp_path / "empty")
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    assert "holds no weights" in broken(tmp_path / "empty", FileNotFoundError)
+
+
+def test_a_model_without_a_vocabulary_works_on_ids_and_says_how_to_get_one(folder):
+    t5 = t5jax.load(folder)
+    inputs, _ = ids(lengths=(3, 5, 4))
+    assert t5.generate_ids(inputs, max_new_tokens=3).ids.shape == (3, 1, 3)
+    with pytest.raises(ValueError, match="without a vocabulary"):
+        t5.generate("hello")
+    t5 = t5jax.load(folder, vocabulary="bytes")
+    assert isinstance(t5.generate("hello", max_new_tokens=3), str)
+
+
+def test_writing_is_complete_or_not_there(folder, tmp_path, monkeypatch):
+    from t5jax.formats import huggingface
+
+    t5 = t5jax.load(folder)
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(huggingface, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        t5.save(tmp_path / "out", format="hf")
+    assert {p.name for p in tmp_path.iterdir()} == {"model"}
+    with pytest.raises(FileExistsError):
+        t5.save(folder, format="hf")
+    with pytest.raises(ValueError, match="'t5jax', 'hf', 't5x'"):
+        t5.save(tmp_path / "out", format="onnx")
