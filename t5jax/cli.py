@@ -1,4 +1,4 @@
-"""The command line: train, eval, generate, tasks, vocabulary."""
+"""The command line: train, eval, generate, convert, tasks, vocabulary."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import importlib
 import logging
+import math
 import os
 import sys
 import textwrap
@@ -14,6 +15,8 @@ import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+import jax.numpy as jnp
 
 import t5jax
 from t5jax.decoding.options import GenerationOptions
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog="t5jax", description="The T5 family in JAX.")
     parser.add_argument("--version", action="version", version=f"t5jax {t5jax.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    for add in (_add_train, _add_eval, _add_generate, _add_tasks, _add_vocabulary):
+    for add in (_add_train, _add_eval, _add_generate, _add_convert, _add_tasks, _add_vocabulary):
         add(commands)
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "train":
@@ -240,6 +243,78 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(arguments, name) for name in GenerationOptions.names()}
     return {name: value for name, value in given.items() if value is not None}
+
+
+# convert
+
+
+def _add_convert(commands: Any) -> None:
+    from t5jax.formats.detect import FORMATS
+
+    parser = commands.add_parser(
+        "convert",
+        help="write a checkpoint in another format",
+        description="Reads a checkpoint of any format, one parameter at a time, and writes it in "
+        "another. Every tensor of the source must find its place, and every parameter its tensor.",
+    )
+    parser.add_argument("source", metavar="SRC", help="a folder, or an id of the Hugging Face hub")
+    parser.add_argument("target", metavar="DST", help="the folder to write")
+    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="(as in SRC)")
+    parser.add_argument("--vocabulary", help="`bytes` or a SentencePiece file (that of SRC)")
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="regular expression of tensors that may be left out, or start from zeros; repeatable",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="a field of the architecture that SRC does not tell (T5X: feed_forward_proj)",
+    )
+    parser.set_defaults(run=_convert)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.progress import track
+
+    from t5jax.config_files import parse_yaml
+    from t5jax.formats.detect import open_checkpoint, write_checkpoint
+
+    if Path(arguments.target).exists():
+        raise FileExistsError(f"{arguments.target} exists; choose another folder or delete it")
+    changes = {}
+    for item in arguments.set:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"--set {item} must be FIELD=VALUE")
+        changes[name] = parse_yaml(value, f"--set {item}")
+    checkpoint = open_checkpoint(
+        arguments.source, vocabulary=arguments.vocabulary, allow=arguments.allow, **changes
+    )
+    dtype = None if arguments.dtype is None else jnp.dtype(arguments.dtype)
+    console = Console(stderr=True)
+    write_checkpoint(
+        arguments.target,
+        checkpoint,
+        arguments.format,
+        dtype=dtype,
+        track=lambda names: track(
+            list(names), "writing", console=console, disable=not console.is_terminal
+        ),
+    )
+    count = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
+    print(f"{arguments.target}: {count:,} parameters in {len(checkpoint.tensors)} tensors")
+    for kind, names in (("unused", checkpoint.unused), ("zeros for", checkpoint.missing)):
+        for name in names:
+            print(f"  {kind} {name}")
+    if checkpoint.vocabulary is None:
+        print("  without a vocabulary: give one with --vocabulary, or to load()")
 
 
 # tasks

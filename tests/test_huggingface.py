@@ -1,6 +1,10 @@
 """Hugging Face folders: what transformers writes we read, what we write transformers reads."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +28,7 @@ SMALL = T5Config(
     num_decoder_layers=3,
     dropout=0.1,
 )
-V1_0 = SMALL.replace(
-    feed_forward_proj="relu", tie_word_embeddings=True, scale_decoder_outputs=True
-)
+V1_0 = SMALL.replace(feed_forward_proj="relu", tie_word_embeddings=True, scale_decoder_outputs=True)
 UL2 = SMALL.replace(feed_forward_proj="gated-silu")
 UMT5 = SMALL.replace(relative_bias="per_layer")
 ENCODER = V1_0.replace(num_decoder_layers=0, scale_decoder_outputs=True)
@@ -67,7 +69,7 @@ def their_outputs(model, inputs, prefix):
         )
     # transformers 5 scales the logits of umT5, which nobody trained it with.
     scale = model.config.d_model**0.5 if model.config.model_type == "umt5" else 1.0
-    return out.logits.numpy() * scale, out.encoder_last_hidden_state.numpy()
+    return out.logits.float().numpy() * scale, out.encoder_last_hidden_state.float().numpy()
 
 
 def test_what_transformers_wrote_gives_its_logits_hidden_states_and_loss(variant):
@@ -88,7 +90,7 @@ def test_what_transformers_wrote_gives_its_logits_hidden_states_and_loss(variant
 
 
 def test_transformers_loads_what_we_wrote_and_gives_the_same_logits(variant, tmp_path):
-    model, folder, config = variant
+    model, folder, _ = variant
     t5jax.load(folder).save(tmp_path / "ours", format="hf")
     kind = KINDS[model.config.model_type if model.config.model_type != "mt5" else "t5"]
     again, info = getattr(transformers, f"{kind}ForConditionalGeneration").from_pretrained(
@@ -121,7 +123,7 @@ def test_through_every_format_and_back_is_bit_exact(variant, tmp_path):
 
 
 def test_bfloat16_is_as_close_to_its_own_weights_as_transformers_bfloat16(variant, tmp_path):
-    model, folder, config = variant
+    model, folder, _ = variant
     inputs, prefix = ids(lengths=(3, 30, 20))
     # float32 mathematics on weights rounded to bfloat16: what casting the weights alone explains.
     rounded = model.to(torch.bfloat16).to(torch.float32)
@@ -129,7 +131,7 @@ def test_bfloat16_is_as_close_to_its_own_weights_as_transformers_bfloat16(varian
     theirs, _ = their_outputs(model.to(torch.bfloat16), inputs, prefix)
     ours = t5jax.load(folder, dtype="bfloat16").logits(inputs, prefix)
     assert ours.dtype == jnp.float32
-    wrong = np.sqrt(np.mean((theirs.astype(np.float32) - exact) ** 2))
+    wrong = np.sqrt(np.mean((theirs - exact) ** 2))
     assert np.sqrt(np.mean((np.asarray(ours) - exact) ** 2)) < 1.1 * wrong
 
 
@@ -338,8 +340,6 @@ def test_a_weights_file_cut_short_is_named(tmp_path, weights):
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
-    import os
-
     class Evil:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
@@ -400,13 +400,31 @@ def test_fields_can_be_changed_and_unknown_ones_are_named(folder):
     assert "no_field" in broken(folder, no_field=1)
 
 
-def test_what_is_no_checkpoint_is_told_apart(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "neither" in broken(tmp_path / "a b" / "c", FileNotFoundError) or True
+def test_what_is_no_checkpoint_is_told_apart(tmp_path):
+    assert "is no id of the Hugging Face hub" in broken(tmp_path / "a" / "c", FileNotFoundError)
     (tmp_path / "empty").mkdir()
     assert "holds no model" in broken(tmp_path / "empty")
     (tmp_path / "empty" / "config.json").write_text("{}")
     assert "holds no weights" in broken(tmp_path / "empty", FileNotFoundError)
+
+
+def test_a_hub_id_out_of_reach_fails_at_once_and_a_cached_one_loads(folder, tmp_path):
+    """In processes of their own: the hub's library reads its environment when it is imported."""
+    script = "import sys, t5jax; print(t5jax.load(sys.argv[1]).config.d_ff)"
+
+    def load(name):
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+        command = [sys.executable, "-c", script, name]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    result = load("someone/small")
+    assert "someone/small is no folder here, the hub is out of reach" in result.stderr
+    # The cache as the hub's library lays it out.
+    repo = tmp_path / "hf" / "hub" / "models--someone--small"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("1" * 40)
+    shutil.copytree(folder, repo / "snapshots" / ("1" * 40))
+    assert load("someone/small").stdout.strip() == "96"
 
 
 def test_a_model_without_a_vocabulary_works_on_ids_and_says_how_to_get_one(folder):

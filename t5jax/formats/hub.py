@@ -6,6 +6,7 @@ from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 # One kind of weights is enough; a repository may hold them for five libraries.
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "flax_model*.msgpack")
@@ -15,7 +16,7 @@ _OTHER = ("*.json", "*.model")
 def looks_like_id(name: str) -> bool:
     """Whether `name` can be a hub id: `t5-small`, or `google/flan-t5-base`."""
     try:
-        huggingface_hub.utils.validate_repo_id(name)
+        validate_repo_id(name)
     except HFValidationError:
         return False
     return True

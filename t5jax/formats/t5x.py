@@ -159,13 +159,16 @@ def _tensor(folder: Path, name: str, leaf: Any) -> Tensor:
     # The layers of a stacked array are asked for one after the other.
     @functools.lru_cache(maxsize=1)
     def read() -> np.ndarray:
-        spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}}
+        spec = {
+            "driver": "zarr",
+            "kvstore": {"driver": "file", "path": str(path)},
+            # Otherwise a chunk that is not there reads as zeros.
+            "fill_missing_data_reads": False,
+        }
         try:
             array = tensorstore.open(spec, open=True, read=True).result()
             if array.shape != shape:
                 raise ValueError(f"it has shape {array.shape}, the checkpoint says {shape}")
-            missing = {"fill_missing_data_reads": False}
-            array = tensorstore.open(spec | missing, open=True, read=True).result()
             return array.read().result()
         except Exception as error:
             cause = " ".join(str(error).split())[:200]

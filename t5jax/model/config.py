@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from types import MappingProxyType
 from typing import Literal
 
@@ -48,6 +49,11 @@ class T5Config:
             least = 0 if field.name.endswith(("token_id", "decoder_layers")) else 1
             if field.type == "int" and value < least:
                 raise ValueError(f"{field.name}={value} must be at least {least}")
+        types = typing.get_type_hints(type(self))
+        for name in ("feed_forward_proj", "relative_bias"):
+            value, known = getattr(self, name), typing.get_args(types[name])
+            if value not in known:
+                raise ValueError(f"{name}={value!r} is not supported; known: {', '.join(known)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
         if self.relative_attention_num_buckets % 4:
