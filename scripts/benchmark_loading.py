@@ -89,7 +89,11 @@ def child(who: str, dtype: str, folder: str) -> None:
 
         def load() -> object:
             kind = transformers.T5ForConditionalGeneration
-            return kind.from_pretrained(folder, dtype=getattr(torch, dtype))
+            model = kind.from_pretrained(folder, dtype=getattr(torch, dtype))
+            # It maps a file without reading it: one number of each page makes it be there.
+            for weight in model.parameters():
+                weight.data.flatten()[:: 4096 // weight.element_size()].sum()
+            return model
 
         _ = transformers.T5ForConditionalGeneration  # its import is not its loading
 

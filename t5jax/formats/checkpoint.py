@@ -13,7 +13,9 @@ import functools
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,13 +147,28 @@ def _fused(tensors: Tensors, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
         layer = re.search(r"layers_(\d+)", module)
         return re.sub(r"layers_\d+", "layers", module), int(layer[1]) if layer else 0
 
-    for module in sorted(modules, key=order):
+    def read(module: str) -> dict[str, np.ndarray]:
         leaves = {
             name: tensors[f"{module}/{name}"].read().astype(dtype, copy=False)
             for name in modules[module]
         }
-        for name, value in fuse(module.rpartition("/")[2], leaves, np).items():
-            yield f"{module}/{name}", value
+        fused = fuse(module.rpartition("/")[2], leaves, np)
+        return {f"{module}/{name}": np.ascontiguousarray(x) for name, x in fused.items()}
+
+    for values in _ahead(read, sorted(modules, key=order)):
+        yield from values.items()
+
+
+def _ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """`map(function, items)`, one item ahead: memory is new to the process, and slow to get."""
+    with ThreadPoolExecutor(2) as pool:
+        waiting: deque[Future] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def tensors_of(params: Params) -> Tensors:
@@ -169,6 +186,7 @@ def zeros(shape: tuple[int, ...]) -> Tensor:
     return Tensor(shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))
 
 
+@functools.lru_cache(maxsize=16)
 def paths(config: T5Config) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter by its path with layers apart."""
     tree = jax.eval_shape(unstack, abstract_params(config))

@@ -61,19 +61,29 @@ def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        handle: Any = safe_open(file, framework="numpy")
+        with safe_open(file, framework="numpy"):
+            pass  # it has checked that header and length are whole
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is damaged ({error}); download it again") from error
+    # The library copies each tensor; a map costs no memory of the process's own. The file: the
+    # header's length, the header, the data.
+    with open(file, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    data = np.memmap(file, np.uint8, "r", offset=8 + length)
 
-    def tensor(name: str) -> Tensor:
-        part = handle.get_slice(name)
-        dtype = _SAFETENSORS_DTYPES.get(part.get_dtype())
-        if dtype is None:
-            raise ValueError(f"{file}: {name} is {part.get_dtype()}; floating point is expected")
-        shape = tuple(part.get_shape())
-        return Tensor(shape, jnp.dtype(dtype), lambda: handle.get_tensor(name))
+    def tensor(name: str, entry: dict[str, Any]) -> Tensor:
+        if entry["dtype"] not in _SAFETENSORS_DTYPES:
+            raise ValueError(f"{file}: {name} is {entry['dtype']}; floating point is expected")
+        dtype = jnp.dtype(_SAFETENSORS_DTYPES[entry["dtype"]])
+        begin = entry["data_offsets"][0]
+        return Tensor(
+            tuple(entry["shape"]),
+            dtype,
+            lambda: np.ndarray(entry["shape"], dtype, data, begin),
+        )
 
-    return {name: tensor(name) for name in handle.keys()}  # noqa: SIM118
+    return {name: tensor(name, x) for name, x in header.items() if name != "__metadata__"}
 
 
 def _read_torch(file: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,8 +34,8 @@ def abstract_params(config: T5Config, *, inference: bool = False) -> Params:
 
     Computes and holds nothing.
     """
-    # Unboxing constrains the values where a mesh is in use, so they must be traced ones.
-    return jax.eval_shape(lambda: nn.unbox(_boxed(config, jax.random.key(0), inference)))
+    # Not `nn.unbox`, which constrains values where a mesh is in use; here there are none.
+    return jax.tree.map(lambda box: box.value, _abstract(config, inference), is_leaf=_is_box)
 
 
 def logical_axes(config: T5Config, *, inference: bool = False) -> Params:
@@ -42,8 +43,26 @@ def logical_axes(config: T5Config, *, inference: bool = False) -> Params:
 
     Names: vocab, embed, heads, kv, mlp, relpos_buckets, layers.
     """
-    boxed = jax.eval_shape(lambda: _boxed(config, jax.random.key(0), inference))
-    return nn.get_partition_spec(boxed)
+    return nn.get_partition_spec(_abstract(config, inference))
+
+
+@functools.lru_cache(maxsize=16)
+def _abstract(config: T5Config, inference: bool) -> Any:
+    # Kept, for tracing a network costs a good part of a second; of unrolled layers one will do.
+    depths = {"encoder": config.num_layers, "decoder": config.num_decoder_layers}
+    if not inference:
+        return jax.eval_shape(lambda: _boxed(config, jax.random.key(0)))
+    shallow = config.replace(num_layers=1, num_decoder_layers=min(1, config.num_decoder_layers))
+    boxed = dict(jax.eval_shape(lambda: _boxed(shallow, jax.random.key(0), inference=True)))
+    for name in depths.keys() & boxed.keys():
+        rest = {k: v for k, v in boxed[name].items() if k != "layers_0"}
+        layers = {f"layers_{i}": boxed[name]["layers_0"] for i in range(depths[name])}
+        boxed[name] = rest | layers
+    return boxed
+
+
+def _is_box(x: Any) -> bool:
+    return isinstance(x, nn.meta.AxisMetadata)
 
 
 def count_parameters(params: Params) -> int:
