@@ -401,7 +401,9 @@ def test_fields_can_be_changed_and_unknown_ones_are_named(folder):
 
 
 def test_what_is_no_checkpoint_is_told_apart(tmp_path):
-    assert "is no id of the Hugging Face hub" in broken(tmp_path / "a" / "c", FileNotFoundError)
+    assert "is no folder, and no id of the Hugging Face hub" in broken(
+        tmp_path / "a" / "c", FileNotFoundError
+    )
     (tmp_path / "empty").mkdir()
     assert "holds no model" in broken(tmp_path / "empty")
     (tmp_path / "empty" / "config.json").write_text("{}")

@@ -302,7 +302,6 @@ def test_model_flops_are_those_that_xla_counts():
     gradient = jax.grad(lambda p: (model.apply({"params": p}, ids, ids[:, :24]) ** 2).sum())
     counted = jax.jit(gradient).lower(params).compile().cost_analysis()["flops"]
     # XLA also counts norms, softmax and activations.
-    # XLA also counts norms, softmax and activations.
     assert 1.0 <= counted / step_flops(config, 4, 32, 24) < 1.15
 
 
@@ -323,7 +322,12 @@ def test_mistakes_are_one_line_and_exit_2(finished, tmp_path):
         ("generate", finished / "run", "x", "--temperature", "0", "--do_sample"): "temperature=0.0",
         ("train", finished / "config.yaml", "--data.seed=5"): "data.seed",
         ("train", finished / "config.yaml", "--model.d_model=24"): "model.d_model=24",
-        ("train", config, f"--init={finished / 'run'}", "--model.d_ff=32"): "has shape",
+        (
+            "train",
+            config,
+            f"--init={finished / 'run'}",
+            "--model.d_ff=32",
+        ): "model.d_ff=32, but the checkpoint",
         ("train", config, "--data.mixture=inflekt"): "did you mean inflect",
         ("train", config, "--eval.tasks=[inflect]", "--eval.split=dev"): "no split 'dev'",
         ("train", config, "--training.steps=many"): "training.steps",

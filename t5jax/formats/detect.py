@@ -47,7 +47,7 @@ def open_checkpoint(
     folder = Path(path)
     if not folder.exists():
         if not hub.looks_like_id(str(path)):
-            raise FileNotFoundError(f"{path} does not exist, and is no id of the Hugging Face hub")
+            raise FileNotFoundError(f"{path} is no folder, and no id of the Hugging Face hub")
         folder = hub.download(str(path))
     if native.detect(folder):
         checkpoint = native.read(folder, **changes)
