@@ -1,0 +1,61 @@
+"""Vocabularies by name: folders of our own, model files, what a config says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from t5jax.vocabulary.base import DESCRIPTION, Vocabulary
+from t5jax.vocabulary.byte_level import BYTE_EXTRA_IDS, ByteVocabulary
+from t5jax.vocabulary.sentencepiece import SENTENCEPIECE_MODEL, SentencePieceVocabulary
+
+
+def save_vocabulary(vocabulary: Vocabulary, folder: str | Path) -> None:
+    """Writes `vocabulary.json`, and `spiece.model` for SentencePiece, into `folder`."""
+    vocabulary.save(folder)
+
+
+def load_vocabulary(folder: str | Path, extra_ids: int | None = None) -> Vocabulary:
+    """Reads what save_vocabulary wrote. `extra_ids`, if given, replaces the saved number.
+
+    Raises FileNotFoundError where a file is missing, ValueError where one cannot be understood.
+    """
+    path = Path(folder) / DESCRIPTION
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; save_vocabulary writes it")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        kind, saved_extra_ids = description["kind"], int(description["extra_ids"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{path}: expected {{"kind": …, "extra_ids": …}}: {error!r}') from error
+    n = saved_extra_ids if extra_ids is None else extra_ids
+    if kind == ByteVocabulary.kind:
+        return ByteVocabulary(n)
+    if kind == SentencePieceVocabulary.kind:
+        return SentencePieceVocabulary(Path(folder) / SENTENCEPIECE_MODEL, n)
+    raise ValueError(f"{path}: kind={kind!r}; expected 'bytes' or 'sentencepiece'")
+
+
+def make_vocabulary(spec: str | Path, extra_ids: int | None = None) -> Vocabulary:
+    """The vocabulary that a config names.
+
+    Args:
+      spec: "bytes", a SentencePiece model file, or a folder written by save_vocabulary.
+      extra_ids: number of sentinels to add; by default 125 for bytes, 100 for a model file (0 where
+        it holds its own), and for a folder what was saved.
+
+    Raises:
+      FileNotFoundError: `spec` is none of these.
+      ValueError: the model or the folder cannot be read.
+    """
+    if str(spec) == ByteVocabulary.kind:
+        return ByteVocabulary(BYTE_EXTRA_IDS if extra_ids is None else extra_ids)
+    path = Path(spec)
+    if path.is_dir():
+        return load_vocabulary(path, extra_ids)
+    if path.is_file():
+        return SentencePieceVocabulary(path, extra_ids)
+    raise FileNotFoundError(
+        f"vocabulary {str(spec)!r} not found; use 'bytes', a SentencePiece .model file, or a "
+        "folder with vocabulary.json"
+    )
