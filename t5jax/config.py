@@ -118,7 +118,7 @@ class RunConfig:
 
     model: T5Config = knob(T5Config(), "`variant: NAME` and fields that differ from it")
     init: str | None = knob(None, "checkpoint to take the weights from; the optimizer starts fresh")
-    vocabulary: str = knob("bytes", "`bytes`, or a SentencePiece model file")
+    vocabulary: str = knob("bytes", "`bytes`, a SentencePiece model, or a Hugging Face folder")
     data: DataConfig = knob(DataConfig(), "training data")
     optimizer: OptimizerConfig = knob(OptimizerConfig(), "optimizer")
     training: TrainingConfig = knob(TrainingConfig(), "training loop")
