@@ -48,8 +48,9 @@ def to_tokenizer_json(
     if model.charsmap:
         rules += [norm.Precompiled(model.charsmap)]
     if model.remove_extra_whitespaces:
-        # Not on the left: after a sentinel, a space there says that a word begins.
-        rules += [norm.Replace(Regex(" {2,}"), " "), norm.Strip(left=False, right=True)]
+        # Not on the left: after a sentinel, a space there says that a word begins. And not with
+        # norm.Strip, to which more characters are white space than to SentencePiece.
+        rules += [norm.Replace(Regex(" {2,}"), " "), norm.Replace(Regex(r" +\z"), "")]
     tokenizer.normalizer = norm.Sequence(rules)  # type: ignore[assignment]
     # Only the text's beginning is the beginning of a word where no space stands.
     scheme = "first" if model.add_dummy_prefix else "never"

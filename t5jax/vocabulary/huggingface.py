@@ -29,8 +29,6 @@ _ADDED = "added_tokens.json"
 _BYTE_CLASS = "ByT5Tokenizer"
 # Takes a tokenizer.json as it is; both versions of transformers know the name.
 _FAST_CLASS = "PreTrainedTokenizerFast"
-# Of a token, in the words of both libraries.
-_OPTIONS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
 def from_huggingface(folder: str | Path, *, byte_level: bool = False) -> Vocabulary:
@@ -90,17 +88,22 @@ def write_huggingface(vocabulary: Vocabulary, folder: str | Path) -> None:
     tokenizers differ from SentencePiece and from bytes: see TokenizerJsonVocabulary.
 
     Args:
-      vocabulary: of any kind.
+      vocabulary: bytes, SentencePiece or tokenizer.json.
       folder: made if missing.
 
     Raises:
-      ValueError: Hugging Face has no tokenizer for such a SentencePiece model.
+      ValueError: Hugging Face has no tokenizer for such a SentencePiece model; nothing is written.
+      TypeError: nor for a vocabulary of another kind.
     """
     folder = Path(folder)
-    special: dict[str, Any] = {"eos_token": EOS, "pad_token": PAD, "unk_token": UNK}
-    sentinels = [f"<extra_id_{i}>" for i in range(vocabulary.extra_ids)]
-    config: dict[str, Any] = {"extra_ids": vocabulary.extra_ids}
     files: dict[str, bytes] = {}
+    sentinels = [f"<extra_id_{i}>" for i in range(vocabulary.extra_ids)]
+    config: dict[str, Any] = {
+        "extra_ids": vocabulary.extra_ids,
+        # Without it, the class for any file makes token_type_ids, which T5 refuses.
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+    }
     match vocabulary:
         case ByteVocabulary():
             config["tokenizer_class"] = _BYTE_CLASS
@@ -114,15 +117,14 @@ def write_huggingface(vocabulary: Vocabulary, folder: str | Path) -> None:
             files[TOKENIZER_JSON] = to_tokenizer_json(vocabulary)
         case TokenizerJsonVocabulary():
             config["tokenizer_class"] = _FAST_CLASS
+            # Not those that hold the mark of a word's beginning: they are pieces like others.
             present = vocabulary.tokenizer.get_vocab()
             sentinels = [token for token in sentinels if token in present]
             files[TOKENIZER_JSON] = vocabulary.json
         case _:
             raise TypeError(f"Hugging Face has no tokenizer like {vocabulary!r}")
+    special: dict[str, Any] = {"eos_token": EOS, "pad_token": PAD, "unk_token": UNK}
     special["additional_special_tokens"] = sentinels
-    # Without it, the class for any file makes token_type_ids, which T5 refuses.
-    config["model_input_names"] = ["input_ids", "attention_mask"]
-    config["clean_up_tokenization_spaces"] = False
     files[_CONFIG] = _dump(special | config)
     files[_SPECIAL] = _dump(special)
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,11 +161,15 @@ class _Token(NamedTuple):
 
 
 def _tokens(folder: Path) -> dict[str, _Token]:
-    """The tokens by text, of all three files; a later one says more than those before it."""
+    """The tokens by text, of all four files; a later one says more than those before it."""
     tokens: dict[str, _Token] = {}
-    for name in (_SPECIAL, _ADDED, _CONFIG):
+    for name in (TOKENIZER_JSON, _SPECIAL, _ADDED, _CONFIG):
         content = _json(folder / name)
         try:
+            if name == TOKENIZER_JSON:
+                for token in content.get("added_tokens") or []:
+                    tokens[token["content"]] = _Token(int(token["id"]), _options(token))
+                continue
             if name == _ADDED:
                 for text, i in content.items():
                     tokens[text] = _Token(int(i), tokens[text].options if text in tokens else {})
@@ -174,11 +180,16 @@ def _tokens(folder: Path) -> dict[str, _Token]:
                     text = token["content"] if isinstance(token, dict) else str(token)
                     tokens.setdefault(text, _Token(None, {"special": True}))
             for i, token in (content.get("added_tokens_decoder") or {}).items():
-                options = {flag: bool(token[flag]) for flag in _OPTIONS if flag in token}
-                tokens[token["content"]] = _Token(int(i), options)
+                tokens[token["content"]] = _Token(int(i), _options(token))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / name}: not a list of tokens: {error!r}") from error
     return tokens
+
+
+def _options(token: Mapping[str, Any]) -> dict[str, bool]:
+    """Of a token in the words of both libraries."""
+    names = ("lstrip", "rstrip", "single_word", "normalized", "special")
+    return {name: bool(token[name]) for name in names if name in token}
 
 
 def _lacking(
