@@ -134,6 +134,9 @@ def test_files_are_those_of_transformers_4(trained, tmp_path):
     # Its T5Tokenizer refuses another number of them than extra_ids.
     assert len(config["additional_special_tokens"]) == 100
     assert special["additional_special_tokens"] == config["additional_special_tokens"]
+    # It makes token_type_ids, which T5 refuses, and takes spaces out of texts, unless told not to.
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]
+    assert config["clean_up_tokenization_spaces"] is False
     write_huggingface(ByteVocabulary(), tmp_path / "byt5")
     config = json.loads((tmp_path / "byt5" / "tokenizer_config.json").read_text())
     assert (config["tokenizer_class"], config["extra_ids"]) == ("ByT5Tokenizer", 125)

@@ -19,7 +19,7 @@ from t5jax.vocabulary import (
     train_sentencepiece,
     write_huggingface,
 )
-from tests.vocabularies import ODD, SENTENCES, plain_texts, released
+from tests.vocabularies import ODD, SENTENCES, plain_texts, released, without_clusters
 
 MODELS = {
     "unigram": {"vocab_size": 90},
@@ -129,7 +129,7 @@ def converted(request, tmp_path_factory):
 
 
 @settings(deadline=None)
-@given(text=plain_texts)
+@given(text=without_clusters)
 def test_a_written_tokenizer_json_has_sentencepieces_ids(converted, text):
     pieces, written = converted
     assert written.encode(text) == pieces.encode(text)
@@ -150,6 +150,14 @@ def test_what_it_can_express_comes_back(converted, text):
     assert written.decode(written.encode(text)) == text
 
 
+@pytest.mark.parametrize("name", ["bytes beside", "bpe, bytes beside"])
+def test_what_only_bytes_express_comes_back(tmp_path, name):
+    pieces = train_sentencepiece(SENTENCES, tmp_path / "x.model", **MODELS[name])
+    write_huggingface(pieces, tmp_path)
+    written = TokenizerJsonVocabulary(tmp_path / "tokenizer.json")
+    assert written.decode(written.encode("日本語 the 😀")) == "日本語 the 😀"
+
+
 def test_released_files_of_t5_agree_on_ordinary_text():
     pieces = SentencePieceVocabulary(released("t5"))
     theirs = TokenizerJsonVocabulary(released("t5", "tokenizer.json"))
@@ -163,6 +171,7 @@ def test_where_ids_differ_from_sentencepieces(small, trained):
     assert last not in trained.encode("a<extra_id_0>")
     assert ours.decode(ours.encode("a <extra_id_0> b")) == "a<extra_id_0> b"
     assert ours.encode("</s>") == [1] != trained.encode("</s>")
+    assert ours.encode("²\u0301") == trained.encode("2") != trained.encode("²\u0301")
     assert (ours.decode([2]), trained.decode([2])) == ("<unk>", " ⁇ ")
 
 

@@ -100,7 +100,7 @@ def write_huggingface(vocabulary: Vocabulary, folder: str | Path) -> None:
     sentinels = [f"<extra_id_{i}>" for i in range(vocabulary.extra_ids)]
     config: dict[str, Any] = {
         "extra_ids": vocabulary.extra_ids,
-        # Without it, the class for any file makes token_type_ids, which T5 refuses.
+        # Else transformers 4 makes token_type_ids, which T5 refuses, and takes spaces out of texts.
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
     }

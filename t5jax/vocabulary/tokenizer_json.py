@@ -29,7 +29,9 @@ class TokenizerJsonVocabulary(Vocabulary):
     - Special tokens in a text ("</s>", "<pad>", "<unk>") become their ids; to SentencePiece they
       are characters like others.
     - The unknown id is decoded as "<unk>", by SentencePiece as " ⁇ ".
-    - Rare white space and, in some files, characters that only bytes could express.
+    - A combining mark may be lost after a character that normalization replaces ("²" with a mark).
+    - Of two equally probable ways to cut a text ("thethethe" to mT5), another may be taken.
+    - In some files, rare white space, and characters that only bytes could express.
 
     Truncation and padding that a file asks for are not done.
 
