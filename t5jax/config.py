@@ -123,7 +123,9 @@ class RunConfig:
         "vocabulary where none are given; the optimizer starts fresh, at step 0",
     )
     vocabulary: str = knob(
-        "", "`bytes`, or a SentencePiece model file; default: that of `init`, or else bytes"
+        "",
+        "`bytes`, a SentencePiece model, or a Hugging Face folder; default: that of `init`, or "
+        "else bytes",
     )
     data: DataConfig = knob(DataConfig(), "training data")
     optimizer: OptimizerConfig = knob(OptimizerConfig(), "optimizer")

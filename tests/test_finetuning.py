@@ -125,7 +125,7 @@ def test_mistakes_in_init_are_one_line(tmp_path, capsys, arguments, said):
 
 
 def test_a_checkpoint_without_a_vocabulary_asks_for_one(tmp_path, capsys):
-    random_torch(SMALL).save_pretrained(tmp_path / "hf")
+    random_torch(SMALL.replace(vocab_size=400)).save_pretrained(tmp_path / "hf")
     with pytest.raises(SystemExit):
         main(["train", config_file(tmp_path, init=str(tmp_path / "hf"))])
     assert "came without a vocabulary" in capsys.readouterr().err

@@ -16,6 +16,8 @@ from flax.traverse_util import unflatten_dict
 import t5jax
 from t5jax.formats.detect import open_checkpoint
 from t5jax.model.config import T5Config
+from t5jax.vocabulary import train_sentencepiece
+from tests.models import lively_params
 from tests.reference import KINDS, ragged_ids, random_torch, torch, transformers
 
 SMALL = T5Config(
@@ -308,6 +310,31 @@ def test_generation_config_gives_default_options(tmp_path, capsys):
     transformers.GenerationConfig.from_pretrained(tmp_path / "b")
 
 
+def test_the_vocabulary_comes_with_the_model_and_goes_with_it(tmp_path):
+    """Text in, ids out, as transformers' tokenizer of the folder that we write gives them."""
+    model = tmp_path / "spiece.model"
+    vocabulary = train_sentencepiece(["the cat sat on the mat", "a dog"], model, vocab_size=16)
+    config = SMALL.replace(vocab_size=128)
+    t5 = t5jax.Text2Text(config, lively_params(config), vocabulary)
+    t5.save(tmp_path / "hf", format="hf")
+    again = t5jax.load(tmp_path / "hf")
+    assert again.vocabulary == vocabulary
+    texts = ["a cat sat on the dog", "the mat"]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    np.testing.assert_array_equal(theirs(texts, padding=True).input_ids, t5.text_ids(texts))
+    torch_model = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "hf")
+    # Ids past the tokenizer's are never ours; transformers must be told.
+    past = list(range(vocabulary.vocab_size, config.vocab_size))
+    inputs = theirs(texts, padding=True, return_tensors="pt")
+    out = torch_model.generate(**inputs, max_new_tokens=9, do_sample=False, suppress_tokens=past)
+    ours = t5.generate_ids(t5.text_ids(texts), max_new_tokens=9).ids[:, 0]
+    np.testing.assert_array_equal(ours, out[:, 1:].numpy())
+    small = SMALL.replace(vocab_size=112)
+    t5jax.Text2Text(small, lively_params(small), None).save(tmp_path / "small", format="hf")
+    shutil.copy(tmp_path / "hf" / "spiece.model", tmp_path / "small")
+    assert "116 ids, the embedding only 112 rows" in broken(tmp_path / "small")
+
+
 # Mistakes
 
 
@@ -429,7 +456,8 @@ def test_a_hub_id_out_of_reach_fails_at_once_and_a_cached_one_loads(folder, tmp_
     assert load("someone/small").stdout.strip() == "96"
 
 
-def test_a_model_without_a_vocabulary_works_on_ids_and_says_how_to_get_one(folder):
+def test_a_model_without_a_vocabulary_works_on_ids_and_says_how_to_get_one(tmp_path):
+    folder = write_folder(tmp_path / "a", random_torch(SMALL.replace(vocab_size=400)))
     t5 = t5jax.load(folder)
     inputs, _ = ids(lengths=(3, 5, 4))
     assert t5.generate_ids(inputs, max_new_tokens=3).ids.shape == (3, 1, 3)

@@ -13,7 +13,13 @@ import tensorflow as tf
 
 import t5jax.tasks
 from t5jax.tasks import inflect, metrics, pronounce, registry, source
-from t5jax.vocabulary import ByteVocabulary, SentencePieceVocabulary, train_sentencepiece
+from t5jax.vocabulary import (
+    ByteVocabulary,
+    SentencePieceVocabulary,
+    TokenizerJsonVocabulary,
+    train_sentencepiece,
+    write_huggingface,
+)
 
 TASKS = {"pronounce": pronounce.read_pronounce, "inflect": inflect.read_inflect}
 LENGTHS = {"inputs": 64, "targets": 64}
@@ -45,6 +51,13 @@ def vocabulary(tmp_path_factory) -> SentencePieceVocabulary:
     letters = [" ".join("abcdefghijklmnopqrstuvwxyz"), "B CH D EH ER3 F G IY IH2 JH K NG P SH"]
     more = [" ".join(f"{letter}Z TH V W Y{i}" for letter in "AEOUIRMNST") for i in range(4)]
     return train_sentencepiece(texts + letters + more, path, vocab_size=75)
+
+
+@pytest.fixture(scope="module")
+def tokenizer_json(vocabulary, tmp_path_factory) -> TokenizerJsonVocabulary:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_huggingface(vocabulary, folder)
+    return TokenizerJsonVocabulary(folder / "tokenizer.json")
 
 
 def examples(name: str, split: str, **options) -> list[dict]:
@@ -348,9 +361,10 @@ def test_a_task_class_that_replace_would_lose_is_refused(registered):
         registry.with_vocabulary("special", seqio.ByteVocabulary(9))
 
 
-def test_seqio_vocabulary_has_the_same_ids(vocabulary):
+def test_seqio_vocabulary_has_the_same_ids(vocabulary, tokenizer_json):
     text = "past: go <extra_id_0> HH AH0"
-    for ours in (vocabulary, SentencePieceVocabulary(vocabulary.model, 7), ByteVocabulary(3)):
+    seven = SentencePieceVocabulary(vocabulary.model, 7)
+    for ours in (vocabulary, seven, ByteVocabulary(3), tokenizer_json):
         theirs = registry.seqio_vocabulary(ours)
         assert theirs.encode(text) == ours.encode(text)
         assert (theirs.vocab_size, theirs.extra_ids) == (ours.vocab_size, ours.extra_ids)
@@ -363,6 +377,30 @@ def test_seqio_vocabulary_reads_no_stale_model(tmp_path):
     second = train_sentencepiece(["xxx yyy xy"] * 9, path, vocab_size=8)
     assert registry.seqio_vocabulary(second).encode("xy x") == second.encode("xy x")
     assert registry.seqio_vocabulary(first).encode("ab a") == first.encode("ab a")
+
+
+@pytest.mark.parametrize("text", ["past: go <extra_id_0>", "", "日本\0"])
+def test_a_wrapped_vocabulary_tokenizes_in_tensorflow_as_in_python(tokenizer_json, text):
+    theirs = registry.seqio_vocabulary(tokenizer_json)
+    ids = tokenizer_json.encode(text)
+    for dataset in ([text], [[text, "go"]]):
+        for encoded in tf.data.Dataset.from_tensor_slices(dataset).map(theirs.encode_tf):
+            first = encoded if encoded.shape.rank == 1 else encoded[0]
+            assert first.dtype == tf.int32 and first.numpy().tolist() == ids
+    assert theirs.encode_tf(tf.constant(text)).numpy().tolist() == ids
+    ended = [*ids, 1, 5, 0]
+    assert theirs.decode(ended) == tokenizer_json.decode(ended) == tokenizer_json.decode(ids)
+    batch = theirs.decode_tf(tf.constant([ended, ended], tf.int32)).numpy().tolist()
+    assert batch == [theirs.decode_tf(tf.constant(ended, tf.int32)).numpy()] * 2
+    assert batch[0].decode("utf-8") == tokenizer_json.decode(ids)
+
+
+def test_wrapped_vocabularies_are_equal_where_what_they_wrap_is(tokenizer_json):
+    wrap = registry.seqio_vocabulary
+    copy = TokenizerJsonVocabulary(tokenizer_json.json)
+    other = TokenizerJsonVocabulary(tokenizer_json.json + b"\n")
+    assert wrap(tokenizer_json) == wrap(copy) and hash(wrap(tokenizer_json)) == hash(wrap(copy))
+    assert wrap(tokenizer_json) != wrap(other)
 
 
 def test_a_kind_that_seqio_lacks_is_refused():
@@ -433,9 +471,9 @@ def evaluated(name: str, vocabulary, predict_fn, **options) -> dict:
     return results.result()
 
 
-@pytest.fixture(params=["bytes", "sentencepiece"])
-def any_vocabulary(request, vocabulary):
-    return ByteVocabulary() if request.param == "bytes" else vocabulary
+@pytest.fixture(params=["bytes", "vocabulary", "tokenizer_json"])
+def any_vocabulary(request):
+    return ByteVocabulary() if request.param == "bytes" else request.getfixturevalue(request.param)
 
 
 def test_gold_answers_are_evaluated_as_exact_under_the_tasks_own_names(any_vocabulary):

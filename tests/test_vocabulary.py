@@ -1,6 +1,5 @@
 """Vocabularies: the ids are seqio's, saved ones survive copying, mistakes get one clear line."""
 
-import os
 import pickle
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import seqio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import t5jax
 from t5jax.vocabulary import (
     ByteVocabulary,
     SentencePieceVocabulary,
@@ -21,13 +21,7 @@ from t5jax.vocabulary import (
     save_vocabulary,
     train_sentencepiece,
 )
-
-SHARED = Path(os.environ.get("T5JAX_SHARED", Path(__file__).parents[2] / "shared"))
-
-SENTENCES = [
-    f"The house number {i} is wonderful, and jelly <{i}> costs {i * 7}." for i in range(80)
-]
-SENTENCES += ["HH AH0 L OW1", "T R AE1 N S L EY0 T", "naïve Äpfel kosten drei Mark"] * 20
+from tests.vocabularies import ODD, SENTENCES, released
 
 SENTINELS = [
     "<extra_id_0>",
@@ -38,18 +32,9 @@ SENTINELS = [
     "<extra_id_99> <extra_id_100> <extra_id_",
     "▁<extra_id_3>",
 ]
-ODD = [
-    "",
-    " ",
-    "  two  spaces ",
-    "\ttab\nline\r\n",
-    "\u00a0nbsp\u3000",
-    "日本語 😀",
-    "\u200b",
-    "</s> <pad>",
-]
+SPECIAL = ["</s> <pad>"]
 
-pieces = st.sampled_from([*SENTINELS, *ODD, "the", "house", " ", "</s>", "<unk>"])
+pieces = st.sampled_from([*SENTINELS, *ODD, *SPECIAL, "the", "house", " ", "</s>", "<unk>"])
 texts = st.lists(st.one_of(st.text(max_size=20), pieces), max_size=6).map("".join)
 
 
@@ -57,13 +42,6 @@ texts = st.lists(st.one_of(st.text(max_size=20), pieces), max_size=6).map("".joi
 def trained(tmp_path_factory) -> SentencePieceVocabulary:
     path = tmp_path_factory.mktemp("trained") / "spiece.model"
     return train_sentencepiece(SENTENCES, path, vocab_size=90)
-
-
-def released(name: str) -> Path:
-    path = SHARED / "vocab" / name / "spiece.model"
-    if not path.is_file():
-        pytest.skip(f"the vocabulary of {name} is not at {path}")
-    return path
 
 
 @pytest.fixture(scope="module", params=["trained", "t5", "mt5"])
@@ -83,7 +61,7 @@ def test_sentencepiece_has_seqios_sizes_and_special_ids(pair):
     assert ours.encode("<extra_id_99>") == [last - 99]
 
 
-@pytest.mark.parametrize("text", SENTINELS + ODD + SENTENCES[:2])
+@pytest.mark.parametrize("text", SENTINELS + ODD + SPECIAL + SENTENCES[:2])
 def test_sentencepiece_encodes_odd_texts_as_seqio_does(pair, text):
     ours, theirs = pair
     ids = ours.encode(text)
@@ -124,15 +102,16 @@ def test_bytes_are_seqios(text, ids, extra):
 
 
 def test_vocabularies_need_no_tensorflow_seqio_protobuf_or_jax():
-    # By its path, since the package's __init__ imports jax.
+    # Under an empty t5jax, since the package's __init__ imports jax.
     code = (
-        "import runpy, sys\n"
-        "runpy.run_path(sys.argv[1])\n"
-        "heavy = 'tensorflow', 'seqio', 'google.protobuf', 'jax'\n"
+        "import sys, types\n"
+        "t5jax = sys.modules['t5jax'] = types.ModuleType('t5jax')\n"
+        "t5jax.__path__ = [sys.argv[1]]\n"
+        "import t5jax.vocabulary\n"
+        "heavy = 'tensorflow', 'seqio', 'google.protobuf', 'jax', 'torch', 'transformers'\n"
         "print([module for module in heavy if module in sys.modules])"
     )
-    path = sys.modules[SentencePieceVocabulary.__module__].__file__
-    command = [sys.executable, "-c", code, path]
+    command = [sys.executable, "-c", code, str(Path(t5jax.__file__).parent)]
     out = subprocess.run(command, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

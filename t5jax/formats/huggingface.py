@@ -25,6 +25,7 @@ from t5jax.formats.checkpoint import (
 )
 from t5jax.formats.tensor_files import read_tensors
 from t5jax.model.config import T5Config
+from t5jax.vocabulary import Vocabulary, from_huggingface, write_huggingface
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -265,6 +266,7 @@ def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> Checkpoi
     return Checkpoint(
         config=config,
         tensors=tensors | {name: zeros(shape) for name, shape in missing.items()},
+        vocabulary=_read_vocabulary(path, config),
         generation=_read_generation(path),
         unused=unused_,
         missing=missing_,
@@ -297,6 +299,14 @@ def _reading(
             f"{source}: {name} has shape {theirs.shape}; the configuration asks for {expected}"
         )
     return Tensor(shape, theirs.dtype, lambda: transform.read(theirs.read(), shape))
+
+
+def _read_vocabulary(folder: Path, config: T5Config) -> Vocabulary | None:
+    try:
+        # A ByT5 may come without any tokenizer file: its 384 rows are 3 + 256 bytes + sentinels.
+        return from_huggingface(folder, byte_level=config.vocab_size == 384)
+    except FileNotFoundError:
+        return None
 
 
 def _read_generation(folder: Path) -> dict[str, Any]:
@@ -366,6 +376,8 @@ def write(
             _write_json(folder / f"{WEIGHTS}.index.json", index)
         stored = np.dtype(dtype or next(iter(weights.values())).dtype).name
         _write_json(folder / CONFIG_FILE, _config_file(checkpoint.config, stored))
+        if checkpoint.vocabulary is not None:
+            write_huggingface(checkpoint.vocabulary, folder)
         if checkpoint.generation:
             _write_json(folder / GENERATION_FILE, dict(checkpoint.generation))
 

@@ -21,7 +21,13 @@ from typing import TypeAlias
 
 import seqio
 
-from t5jax.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
+from t5jax.tasks.wrapped import WrappedVocabulary
+from t5jax.vocabulary import (
+    ByteVocabulary,
+    SentencePieceVocabulary,
+    TokenizerJsonVocabulary,
+    Vocabulary,
+)
 
 Provider: TypeAlias = seqio.Task | seqio.Mixture
 
@@ -123,10 +129,13 @@ def seqio_vocabulary(vocabulary: Vocabulary) -> seqio.Vocabulary:
     """seqio's vocabulary with the same ids.
 
     seqio reads SentencePiece models from files: the vocabulary's own where it still holds the
-    same model, else a copy that is deleted when the process ends.
+    same model, else a copy that is deleted when the process ends. A tokenizer.json, which seqio
+    does not know, is wrapped.
 
-    Raises TypeError for a kind that seqio does not have.
+    Raises TypeError for anything else.
     """
+    if isinstance(vocabulary, TokenizerJsonVocabulary):
+        return WrappedVocabulary(vocabulary)
     if isinstance(vocabulary, ByteVocabulary):
         return seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids)
     if not isinstance(vocabulary, SentencePieceVocabulary):

@@ -1,0 +1,113 @@
+"""SentencePiece models in the format of `tokenizer.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers import decoders as dec
+from tokenizers import models as mod
+from tokenizers import normalizers as norm
+from tokenizers import pre_tokenizers as pre
+from tokenizers import processors as proc
+
+from t5jax.vocabulary.sentencepiece import SentencePieceVocabulary
+from t5jax.vocabulary.sentencepiece_model import BPE, UNIGRAM, USER_DEFINED, Model, Piece, parse
+from t5jax.vocabulary.tokenizer_json import EOS, PAD, UNK
+
+_SPACE = "▁"
+
+
+def to_tokenizer_json(
+    vocabulary: SentencePieceVocabulary, added_tokens: Iterable[AddedToken] = ()
+) -> bytes:
+    """The content of a `tokenizer.json` with the vocabulary's ids, and `added_tokens` after them.
+
+    See TokenizerJsonVocabulary for where a tokenizer.json and SentencePiece differ.
+
+    Raises:
+      ValueError: the model is of a kind that the format cannot express.
+    """
+    model = parse(vocabulary.model)
+    special = [vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id]
+    names = [model.pieces[i].text for i in special]
+    if names != [PAD, EOS, UNK]:
+        raise ValueError(
+            f"padding, EOS and unknown are called {', '.join(names)} in the SentencePiece model; "
+            f"Hugging Face's T5 tokenizers call them {PAD}, {EOS}, {UNK}"
+        )
+    sentinels = [f"<extra_id_{i}>" for i in reversed(range(vocabulary.extra_ids))]
+    tokenizer = Tokenizer(_model(model, sentinels, vocabulary.unk_id))
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in [*names, *sentinels]]
+    )
+    for token in added_tokens:
+        tokenizer.add_tokens([token])
+
+    rules: list[norm.Normalizer] = []
+    if model.charsmap:
+        rules += [norm.Precompiled(model.charsmap)]
+    if model.remove_extra_whitespaces:
+        # Not on the left: after a sentinel, a space there says that a word begins. And not with
+        # norm.Strip, to which more characters are white space than to SentencePiece.
+        rules += [norm.Replace(Regex(" {2,}"), " "), norm.Replace(Regex(r" +\z"), "")]
+    tokenizer.normalizer = norm.Sequence(rules)  # type: ignore[assignment]
+    # Only the text's beginning is the beginning of a word where no space stands.
+    scheme = "first" if model.add_dummy_prefix else "never"
+    tokenizer.pre_tokenizer = pre.Metaspace(_SPACE, scheme)  # type: ignore[assignment]
+    spaces = dec.Metaspace(_SPACE, scheme)
+    tokenizer.decoder = (  # type: ignore[assignment]
+        dec.Sequence([dec.ByteFallback(), spaces]) if model.byte_fallback else spaces
+    )
+    tokenizer.post_processor = proc.TemplateProcessing(  # type: ignore[assignment]
+        single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, vocabulary.eos_id)]
+    )
+    return tokenizer.to_str(pretty=True).encode("utf-8")
+
+
+def fits_t5_tokenizer(vocabulary: SentencePieceVocabulary) -> bool:
+    """Whether transformers' T5Tokenizer, which takes the pieces alone, would give the same ids."""
+    model = parse(vocabulary.model)
+    return (
+        model.model_type == UNIGRAM
+        and not model.byte_fallback
+        and model.add_dummy_prefix
+        and model.remove_extra_whitespaces
+    )
+
+
+def _model(model: Model, sentinels: list[str], unk_id: int) -> mod.Model:
+    if model.model_type == UNIGRAM:
+        scored = [(piece.text, piece.score) for piece in model.pieces]
+        scored += [(token, 0.0) for token in sentinels]
+        return mod.Unigram(scored, unk_id, model.byte_fallback)
+    if model.model_type == BPE:
+        # A merge joins two pieces; a symbol of the user's need not be made of any.
+        if any(piece.type == USER_DEFINED for piece in model.pieces):
+            raise ValueError(
+                "a SentencePiece model of the type bpe with symbols has no tokenizer.json; train "
+                "it as unigram, or without symbols"
+            )
+        texts = [piece.text for piece in model.pieces] + sentinels
+        return mod.BPE(
+            {text: i for i, text in enumerate(texts)},
+            _merges(model.pieces),
+            unk_token=UNK,
+            fuse_unk=True,
+            byte_fallback=model.byte_fallback,
+        )
+    raise ValueError(
+        "only SentencePiece models of the types unigram and bpe have a tokenizer.json; this one's "
+        f"type is {model.model_type}"
+    )
+
+
+def _merges(pieces: list[Piece]) -> list[tuple[str, str]]:
+    """All ways to make a piece of two, the pieces that SentencePiece makes first coming first."""
+    texts = {piece.text for piece in pieces}
+    return [
+        (piece.text[:i], piece.text[i:])
+        for piece in sorted(pieces, key=lambda piece: -piece.score)
+        for i in range(1, len(piece.text))
+        if piece.text[:i] in texts and piece.text[i:] in texts
+    ]

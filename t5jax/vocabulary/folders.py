@@ -1,0 +1,86 @@
+"""Vocabularies by name: folders of our own, model files, what a config says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from t5jax.vocabulary.base import DESCRIPTION, Vocabulary
+from t5jax.vocabulary.byte_level import BYTE_EXTRA_IDS, ByteVocabulary
+from t5jax.vocabulary.huggingface import from_huggingface
+from t5jax.vocabulary.sentencepiece import SENTENCEPIECE_MODEL, SentencePieceVocabulary
+from t5jax.vocabulary.tokenizer_json import TOKENIZER_JSON, TokenizerJsonVocabulary
+
+
+def save_vocabulary(vocabulary: Vocabulary, folder: str | Path) -> None:
+    """Writes `vocabulary.json` into `folder`, and `spiece.model` or `tokenizer.json` for theirs."""
+    vocabulary.save(folder)
+
+
+def load_vocabulary(folder: str | Path, extra_ids: int | None = None) -> Vocabulary:
+    """Reads what save_vocabulary wrote. `extra_ids`, if given, replaces the saved number.
+
+    A tokenizer.json's number is its own, and no other is accepted.
+
+    Raises FileNotFoundError where a file is missing, ValueError where one cannot be understood.
+    """
+    path = Path(folder) / DESCRIPTION
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; save_vocabulary writes it")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        kind, saved_extra_ids = description["kind"], int(description["extra_ids"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{path}: expected {{"kind": …, "extra_ids": …}}: {error!r}') from error
+    n = saved_extra_ids if extra_ids is None else extra_ids
+    if kind == ByteVocabulary.kind:
+        return ByteVocabulary(n)
+    if kind == SentencePieceVocabulary.kind:
+        return SentencePieceVocabulary(Path(folder) / SENTENCEPIECE_MODEL, n)
+    if kind == TokenizerJsonVocabulary.kind:
+        return _checked(TokenizerJsonVocabulary(Path(folder) / TOKENIZER_JSON), n)
+    raise ValueError(
+        f"{path}: kind={kind!r}; expected 'bytes', 'sentencepiece' or 'tokenizer_json'"
+    )
+
+
+def make_vocabulary(spec: str | Path, extra_ids: int | None = None) -> Vocabulary:
+    """The vocabulary that a config names.
+
+    Args:
+      spec: "bytes", a SentencePiece model file, a tokenizer.json, a folder written by
+        save_vocabulary, or one of Hugging Face's.
+      extra_ids: number of sentinels to add; by default 125 for bytes, 100 for a model file (0 where
+        it holds its own), and for a folder what was saved. A tokenizer.json has its own, and for a
+        folder of Hugging Face's its files say: another number is not accepted.
+
+    Raises:
+      FileNotFoundError: `spec` is none of these.
+      ValueError: the file or the folder cannot be read, or has another number of sentinels.
+    """
+    if str(spec) == ByteVocabulary.kind:
+        return ByteVocabulary(BYTE_EXTRA_IDS if extra_ids is None else extra_ids)
+    path = Path(spec)
+    if (path / DESCRIPTION).is_file():
+        return load_vocabulary(path, extra_ids)
+    if path.is_dir():
+        try:
+            return _checked(from_huggingface(path), extra_ids)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}; or {DESCRIPTION}, of t5jax's own") from None
+    if path.is_file() and path.suffix == ".json":
+        return _checked(TokenizerJsonVocabulary(path), extra_ids)
+    if path.is_file():
+        return SentencePieceVocabulary(path, extra_ids)
+    raise FileNotFoundError(
+        f"vocabulary {str(spec)!r} not found; use 'bytes', a SentencePiece .model file, a "
+        f"{TOKENIZER_JSON}, or a folder with {DESCRIPTION} or Hugging Face's tokenizer files"
+    )
+
+
+def _checked(vocabulary: Vocabulary, extra_ids: int | None) -> Vocabulary:
+    if extra_ids not in (None, vocabulary.extra_ids):
+        raise ValueError(
+            f"extra_ids={extra_ids}, but {vocabulary!r} has {vocabulary.extra_ids} of its own"
+        )
+    return vocabulary

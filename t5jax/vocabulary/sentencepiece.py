@@ -1,0 +1,99 @@
+"""SentencePiece with T5's sentinels: the ids of seqio's vocabulary of the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from t5jax.vocabulary.base import Vocabulary, until_eos
+from t5jax.vocabulary.sentencepiece_model import has_own_sentinels, is_complete, sentinel_pieces
+
+SENTENCEPIECE_EXTRA_IDS = 100
+SENTENCEPIECE_MODEL = "spiece.model"
+
+
+class SentencePieceVocabulary(Vocabulary):
+    """A SentencePiece model with sentinels appended: `<extra_id_0>` is the highest id.
+
+    The ids of `seqio.SentencePieceVocabulary(path, extra_ids)`.
+
+    Args:
+      model_bytes_or_path: a serialized model, or the path of a file that holds one.
+      extra_ids: number of sentinels to append; by default 100, or 0 where the model holds its own
+        already, as mT5's and umT5's do.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the model cannot be read; the message names the path.
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(
+        self,
+        model_bytes_or_path: bytes | str | Path,
+        extra_ids: int | None = None,
+    ):
+        if isinstance(model_bytes_or_path, bytes):
+            self.path, self.model = None, model_bytes_or_path
+        else:
+            self.path = Path(model_bytes_or_path)
+            if not self.path.is_file():
+                raise FileNotFoundError(f"{self.path}: no such SentencePiece model")
+            self.model = self.path.read_bytes()
+        source = "SentencePiece model" if self.path is None else str(self.path)
+        if not is_complete(self.model):
+            raise ValueError(f"{source}: not a SentencePiece model, or one that was cut short")
+        if extra_ids is None:
+            extra_ids = 0 if has_own_sentinels(self.model) else SENTENCEPIECE_EXTRA_IDS
+        super().__init__(extra_ids)
+        try:
+            self.processor = sentencepiece.SentencePieceProcessor(
+                model_proto=self.model + sentinel_pieces(extra_ids)
+            )
+        except RuntimeError as error:
+            cause = " ".join(str(error).split())
+            raise ValueError(
+                f"{source}: cannot load with extra_ids={extra_ids}: {cause}"
+            ) from error
+
+    @cached_property
+    def vocab_size(self) -> int:  # type: ignore[override]
+        return self.processor.get_piece_size()
+
+    @cached_property
+    def eos_id(self) -> int:  # type: ignore[override]
+        return self.processor.eos_id()
+
+    @cached_property
+    def unk_id(self) -> int:  # type: ignore[override]
+        return self.processor.unk_id()
+
+    def encode(self, text: str) -> list[int]:
+        return self.processor.encode(text)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        size, unk = self.vocab_size, self.unk_id
+        known = [i if i < size else unk for i in until_eos(ids, self.eos_id)]
+        return self.processor.decode(known) if known else ""
+
+    def save(self, folder: str | Path) -> None:
+        super().save(folder)
+        (Path(folder) / SENTENCEPIECE_MODEL).write_bytes(self.model)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, SentencePieceVocabulary)
+            and self.extra_ids == other.extra_ids
+            and self.model == other.model
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.extra_ids, self.model))
+
+    def __repr__(self) -> str:
+        return f"SentencePieceVocabulary({str(self.path)!r}, extra_ids={self.extra_ids})"
