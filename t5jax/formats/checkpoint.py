@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import re
 import shutil
@@ -96,8 +97,11 @@ def assemble(
       ValueError: a dimension does not divide over the mesh.
     """
     places = flatten_dict(placements(config, mesh, inference=inference), sep="/")
-    values = _fused(tensors, dtype) if inference else _stacked(config, tensors, dtype)
-    return unflatten_dict({path: place(x, places[path]) for path, x in values}, sep="/")
+    if inference:
+        values = {path: place(x, places[path]) for path, x in _fused(tensors, dtype)}
+    else:
+        values = {path: _stacked(path, tensors, dtype, where) for path, where in places.items()}
+    return unflatten_dict(values, sep="/")
 
 
 def placements(config: T5Config, mesh: Mesh | None, *, inference: bool = False) -> Params:
@@ -124,16 +128,24 @@ def place(array: np.ndarray, where: jax.sharding.Sharding) -> jax.Array:
     )
 
 
-def _stacked(config: T5Config, tensors: Tensors, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
-    for path, leaf in flatten_dict(abstract_params(config), sep="/").items():
-        if "/layers/" not in path:
-            yield path, tensors[path].read().astype(dtype, copy=False)
-            continue
-        whole = np.empty(leaf.shape, dtype)
-        for i, part in enumerate(whole):
-            # Assigned in place: numpy casts and transposes on the way.
-            part[...] = tensors[path.replace("/layers/", f"/layers_{i}/")].read()
-        yield path, whole
+def _stacked(path: str, tensors: Tensors, dtype: Any, where: jax.sharding.Sharding) -> jax.Array:
+    """One parameter of the tree with stacked layers, put together in the shards of this host."""
+    if "/layers/" not in path:
+        return place(tensors[path].read().astype(dtype, copy=False), where)
+    names = map(path.replace("/layers/", "/layers_{}/").format, itertools.count())
+    layers = [tensors[name] for name in itertools.takewhile(tensors.__contains__, names)]
+    shape = (len(layers), *layers[0].shape)
+    # Layers are never cut: every shard has its piece of each. Replicas share one buffer.
+    devices: Any = where.addressable_devices_indices_map(shape)
+    pieces = {str(index): index[1:] for index in devices.values()}
+    shards = {key: np.empty(where.shard_shape(shape), dtype) for key in pieces}
+    for i, layer in enumerate(layers):
+        array = layer.read()
+        for key, piece in pieces.items():
+            # Assigned in place: NumPy casts and transposes on the way.
+            shards[key][i] = array[piece]
+    arrays = [jax.device_put(shards[str(index)], device) for device, index in devices.items()]
+    return jax.make_array_from_single_device_arrays(shape, where, arrays)
 
 
 def _fused(tensors: Tensors, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -121,10 +122,11 @@ def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> Checkpoi
     stacked = any(name.startswith("encoder/encoder/") for name in target)
     config = config_from(target, stacked, folder).replace(**(_gin(folder) | changes))
     shapes, tensors, used = paths(config), {}, set()
+    recent = _Recent(target)
     for theirs, ours, layer in rows(config, stacked=stacked):
         if theirs in target:
             used.add(theirs)
-            tensors[ours] = _reading(folder, theirs, target[theirs], shapes[ours], layer)
+            tensors[ours] = _reading(folder, theirs, target[theirs], shapes[ours], layer, recent)
     missing = {name: shape for name, shape in shapes.items() if name not in tensors}
     unused_, missing_ = account(folder, sorted(set(target) - used), sorted(missing), allow)
     return Checkpoint(
@@ -155,30 +157,48 @@ def _tensor(folder: Path, name: str, leaf: Any) -> Tensor:
     # On Google's cloud the path stands beside the store, on a file system in it.
     path = folder / (leaf.get("path") or leaf["kvstore"]["path"])
     shape, dtype = tuple(leaf["metadata"]["shape"]), jnp.dtype(leaf["dtype"])
+    return Tensor(shape, dtype, functools.partial(_read_array, path, name, shape))
 
-    # The layers of a stacked array are asked for one after the other.
-    @functools.lru_cache(maxsize=1)
-    def read() -> np.ndarray:
-        spec = {
-            "driver": "zarr",
-            "kvstore": {"driver": "file", "path": str(path)},
-            # Otherwise a chunk that is not there reads as zeros.
-            "fill_missing_data_reads": False,
-        }
-        try:
-            array = tensorstore.open(spec, open=True, read=True).result()
-            if array.shape != shape:
-                raise ValueError(f"it has shape {array.shape}, the checkpoint says {shape}")
-            return array.read().result()
-        except Exception as error:
-            cause = " ".join(str(error).split())[:200]
-            raise ValueError(f"{path} ({name}) is missing or damaged: {cause}") from error
 
-    return Tensor(shape, dtype, read)
+def _read_array(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    spec = {
+        "driver": "zarr",
+        "kvstore": {"driver": "file", "path": str(path)},
+        # Otherwise a chunk that is not there reads as zeros.
+        "fill_missing_data_reads": False,
+    }
+    try:
+        array = tensorstore.open(spec, open=True, read=True).result()
+        if array.shape != shape:
+            raise ValueError(f"it has shape {array.shape}, the checkpoint says {shape}")
+        return array.read().result()
+    except Exception as error:
+        cause = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} ({name}) is missing or damaged: {cause}") from error
+
+
+class _Recent:
+    """The stacked arrays read last: their layers are asked for one after the other.
+
+    Four: as many parameters as a module has.
+    """
+
+    def __init__(self, target: Mapping[str, Tensor]) -> None:
+        self._lock = threading.Lock()
+        self._read = functools.lru_cache(maxsize=4)(lambda name: target[name].read())
+
+    def read(self, name: str) -> np.ndarray:
+        with self._lock:
+            return self._read(name)
 
 
 def _reading(
-    folder: Path, name: str, theirs: Tensor, shape: tuple[int, ...], layer: int | None
+    folder: Path,
+    name: str,
+    theirs: Tensor,
+    shape: tuple[int, ...],
+    layer: int | None,
+    recent: _Recent,
 ) -> Tensor:
     """One of theirs, or a layer of it, in our shape."""
     own = theirs.shape if layer is None else theirs.shape[:1] + theirs.shape[2:]
@@ -187,8 +207,8 @@ def _reading(
         raise ValueError(f"{folder}: {name} has shape {theirs.shape}; a layer should be {shape}")
 
     def read() -> np.ndarray:
-        array = theirs.read()
-        return (array if layer is None else array[:, layer]).reshape(shape)
+        array = theirs.read() if layer is None else recent.read(name)[:, layer]
+        return array.reshape(shape)
 
     return Tensor(shape, theirs.dtype, read)
 
