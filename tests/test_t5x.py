@@ -193,7 +193,8 @@ def test_what_we_write_has_the_arrays_of_t5x_bit_for_bit(tmp_path, stacked):
     source = open_checkpoint(write(tmp_path / "a", tree))
     t5x.write(tmp_path / "b", source, stacked=stacked)
     content = serialization.msgpack_restore((tmp_path / "b" / "checkpoint").read_bytes())
-    assert content["version"] == 3 and content["optimizer"]["state"]["step"] == 0
+    # Nothing but the step: T5X stops at an empty `param_states`.
+    assert content["version"] == 3 and content["optimizer"]["state"] == {"step": 0}
     specs = flatten_dict(
         content["optimizer"]["target"], sep="/", is_leaf=lambda _, x: "driver" in x
     )

@@ -302,7 +302,7 @@ def write(
     checkpoint: Checkpoint,
     *,
     dtype: Any = None,
-    stacked: bool = False,
+    stacked: bool | None = None,
     track: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> None:
     """Writes a checkpoint that T5X reads; it is complete or not there.
@@ -313,7 +313,8 @@ def write(
       path: the folder, which must not exist yet.
       checkpoint: what to write.
       dtype: of the written tensors; None: as they are.
-      stacked: the layout of `scalable_t5`.
+      stacked: the layout of `scalable_t5`; None: where layers have a bias table each, for no other
+        network of T5X's gives them one.
       track: gets the tensors' names and gives them back, one before each is written.
 
     Raises:
@@ -321,13 +322,15 @@ def write(
       ValueError: T5X has no such model.
     """
     config = checkpoint.config
+    per_layer = config.relative_bias == "per_layer"
+    stacked = per_layer if stacked is None else stacked
     if config.tie_word_embeddings != config.scale_decoder_outputs and not config.encoder_only:
         raise ValueError(
             "T5X scales the decoder's output where, and only where, the head is tied; this model "
             f"has tie_word_embeddings={config.tie_word_embeddings} and "
             f"scale_decoder_outputs={config.scale_decoder_outputs}"
         )
-    if stacked and config.relative_bias != "per_layer":
+    if stacked and not per_layer:
         raise ValueError("T5X's stacked layers have a bias table each; this model shares one")
     parts: dict[str, list[str]] = {}
     for theirs, ours, _ in rows(config, stacked=stacked):
@@ -346,7 +349,8 @@ def write(
             "version": VERSION,
             "optimizer": {
                 "target": unflatten_dict(specs, sep="/"),
-                "state": {"step": np.int32(0), "param_states": {}},
+                # No empty `param_states`: T5X takes one for an array, and stops.
+                "state": {"step": np.int32(0)},
             },
         }
         (folder / FILE).write_bytes(serialization.msgpack_serialize(tree))
