@@ -19,9 +19,13 @@ def random_pair(config: T5Config, seed: int = 0) -> tuple[transformers.PreTraine
     so that a wrong bucket, a missing scale or a swapped norm shows.
     """
     torch.manual_seed(seed)
-    model = transformers.T5ForConditionalGeneration(
-        transformers.T5Config(**config_fields(config))
-    ).eval()
+    name = "LongT5" if config.long else "T5"
+    theirs = getattr(transformers, f"{name}Config")(**config_fields(config))
+    # LongT5Config says True whatever it is told; set to False here it unties the stacks' embedding
+    # too, which LongT5 shares.
+    theirs.tie_word_embeddings = config.tie_word_embeddings
+    model = getattr(transformers, f"{name}ForConditionalGeneration")(theirs).eval()
+    model.set_input_embeddings(model.shared)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():

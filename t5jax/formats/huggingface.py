@@ -35,8 +35,11 @@ def _rows(config: T5Config) -> Iterator[tuple[str, str, Transform]]:
     yield "shared.weight", "token_embedder/embedding", SAME
     if not config.tie_word_embeddings:
         yield "lm_head.weight", "head/kernel", TRANSPOSED
+    # LongT5 names an encoder's attention by its kind.
+    own = {"full": "", "local": "Local", "transient-global": "TransientGlobal"}
+    encoder = f"{own[config.encoder_attention_type]}SelfAttention"
     stacks = {
-        "encoder": (config.num_layers, {"SelfAttention": ("attention", "self_attention")}),
+        "encoder": (config.num_layers, {encoder: ("attention", "self_attention")}),
         "decoder": (
             config.num_decoder_layers,
             {
@@ -59,10 +62,17 @@ def _rows(config: T5Config) -> Iterator[tuple[str, str, Transform]]:
                         transform,
                     )
             per_layer = config.relative_bias == "per_layer"
+            attention = f"{theirs}.0.{next(iter(attentions))}"
             if per_layer or i == 0:
                 owner = ours if per_layer else stack_name
-                key = f"{theirs}.0.SelfAttention.relative_attention_bias.weight"
+                key = f"{attention}.relative_attention_bias.weight"
                 yield key, f"{owner}/relpos_bias/rel_embedding", TRANSPOSED
+            if stack_name == "encoder" and config.global_tokens:
+                path = f"{ours}/self_attention/global_input_layer_norm/scale"
+                yield f"{attention}.global_input_layer_norm.weight", path, SAME
+                if i == 0:
+                    key = f"{attention}.global_relative_attention_bias.weight"
+                    yield key, "encoder/global_relpos_bias/rel_embedding", TRANSPOSED
             j = len(attentions)
             yield f"{theirs}.{j}.layer_norm.weight", f"{ours}/pre_mlp_layer_norm/scale", SAME
             for kernel in ("wi_0", "wi_1", "wo") if config.gated else ("wi", "wo"):
@@ -80,8 +90,13 @@ _FIELDS = (
 
 
 def config_fields(config: T5Config) -> dict[str, Any]:
-    """What transformers' T5Config is to be given for the same architecture."""
+    """What transformers' T5Config, or LongT5Config, is to be given for the same architecture."""
     fields = {name: getattr(config, name) for name in _FIELDS}
+    if config.long:
+        names = ("encoder_attention_type", "local_radius", "global_block_size")
+        fields |= {name: getattr(config, name) for name in names}
+        # Their LongT5 ties the head whatever this says, and scales if it says so.
+        fields["tie_word_embeddings"] = config.scale_decoder_outputs
     return fields | {"dropout_rate": config.dropout}
 
 

@@ -112,7 +112,7 @@ def _fuse(name: str, module: Params) -> Params:
             "_".join(group): jnp.stack([jnp.moveaxis(module[k], 0, -1) for k in group], 1)
             for group in _GROUPS[name]
         }
-        return fused | {"out": jnp.moveaxis(module["out"], -1, 0)}
+        return _norms(module) | fused | {"out": jnp.moveaxis(module["out"], -1, 0)}
     return module
 
 
@@ -127,8 +127,13 @@ def _split(name: str, module: Params) -> Params:
             for group in _GROUPS[name]
             for k, w in zip(group, jnp.moveaxis(module["_".join(group)], 1, 0), strict=True)
         }
-        return apart | {"out": jnp.moveaxis(module["out"], 0, -1)}
+        return _norms(module) | apart | {"out": jnp.moveaxis(module["out"], 0, -1)}
     return module
+
+
+def _norms(module: Params) -> dict[str, Any]:
+    """What an attention has beside its kernels: LongT5's norm of global tokens."""
+    return {k: v for k, v in module.items() if isinstance(v, Mapping)}
 
 
 _GROUPS = {"self_attention": SELF, "encoder_decoder_attention": CROSS}
