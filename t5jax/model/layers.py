@@ -292,15 +292,23 @@ class LongAttention(Attention):
     ) -> jax.Array:
         """[B, S, D] -> [B, S, D]."""
         side = None
-        if bias.side is not None:
-            totals = self.global_input_layer_norm(long_attention.sum_blocks(x, layout))
+        if bias.side is not None and layout.places is not None:
+            totals = long_attention.sum_blocks(x, layout.places)
+            totals = self.global_input_layer_norm(totals)
             if totals.shape[1]:
-                side = self.heads(totals, "key", "value")
+                k, v = self.heads(totals, "key", "value")
+                side = long_attention.Side(k, v, bias.side, layout.places)
         q, k, v = self.heads(x, *SELF[0])
         y = long_attention.attend(
-            q, k, v, side, bias, layout,
-            dropout_rate=self.config.dropout, dropout_key=dropout_key,
-        )  # fmt: skip
+            q,
+            k,
+            v,
+            bias.local,
+            layout.segments,
+            side,
+            dropout_rate=self.config.dropout,
+            dropout_key=dropout_key,
+        )
         return self.project_out(y)
 
 

@@ -34,8 +34,8 @@ from t5jax.model.layers import (
 from t5jax.model.long_attention import (
     Layout,
     LongBias,
+    find_places,
     local_positions,
-    make_layout,
     side_positions,
 )
 
@@ -306,9 +306,11 @@ class T5(nn.Module):
         bias: Any
         mask: Any
         if self.config.long:
-            size = self.config.global_block_size if self.config.global_tokens else None
             bias = self.encoder.long_bias(input_ids.shape[1])
-            mask = make_layout(segment_ids, size)
+            mask = Layout(segment_ids)
+            if self.config.global_tokens:
+                places = find_places(segment_ids, self.config.global_block_size)
+                mask = Layout(segment_ids, places)
         else:
             positions = jnp.arange(input_ids.shape[1])
             bias = self.encoder.bias(positions, positions)
