@@ -125,7 +125,7 @@ def test_local_attention_of_a_radius_beyond_the_input_is_full_attention():
 
 
 @KINDS
-@pytest.mark.parametrize("logits", [1, 20_000])
+@pytest.mark.parametrize("logits", [1, 5000])
 def test_taking_turns_changes_neither_states_nor_gradients(config, logits, monkeypatch):
     params = lively_params(config)
     ids = ragged([61, 30], 61)
@@ -142,10 +142,9 @@ def test_taking_turns_changes_neither_states_nor_gradients(config, logits, monke
     )
 
 
-@KINDS
-def test_rematerialisation_and_unrolling_change_no_gradient(config, monkeypatch):
+def test_rematerialisation_and_unrolling_change_no_gradient(monkeypatch):
     monkeypatch.setattr(long_attention, "LOGITS_AT_ONCE", 2000)
-    config = config.replace(dropout=0.3, num_layers=2)
+    config = GLOBAL.replace(dropout=0.3, num_layers=2)
     params = lively_params(config)
     inputs = ragged([61, 30], 61)
     key = jax.random.key(0, impl="rbg")
