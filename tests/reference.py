@@ -29,10 +29,12 @@ def random_torch(
     fields = config_fields(config)
     if not config.num_decoder_layers:
         fields["num_decoder_layers"] = config.num_layers
+    kind = "longt5" if config.long else kind
     made = getattr(transformers, KINDS[kind] + "Config")(**fields)
+    # transformers 5 ties every new model, and its LongT5Config scales where it ties.
+    made.scale_decoder_outputs = config.scale_decoder_outputs
     model = getattr(transformers, KINDS[kind] + part)(made).eval()
     if hasattr(model, "lm_head") and not config.tie_word_embeddings:
-        # transformers 5 ties every new model; a head of its own comes from a file.
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

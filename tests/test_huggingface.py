@@ -43,6 +43,8 @@ VARIANTS = {
     "mt5": ("mt5", SMALL),
     "ul2": ("t5", UL2),
     "umt5": ("umt5", UMT5),
+    "longt5_local": ("longt5", SMALL.replace(encoder_attention_type="local", local_radius=50)),
+    "longt5_tglobal": ("longt5", SMALL.replace(encoder_attention_type="transient-global")),
 }
 
 
@@ -66,7 +68,7 @@ def their_outputs(model, inputs, prefix):
     with torch.no_grad():
         out = model(
             input_ids=torch.tensor(inputs),
-            attention_mask=torch.tensor(inputs != 0),
+            attention_mask=torch.tensor(inputs != 0).long(),
             decoder_input_ids=torch.tensor(prefix),
         )
     # transformers 5 scales the logits of umT5, which nobody trained it with.
@@ -119,6 +121,7 @@ def test_through_every_format_and_back_is_bit_exact(variant, tmp_path):
         target = tmp_path / f"{i}-{format}"
         t5jax.load(source).save(target, format=format)
         source = target
+        assert open_checkpoint(source).config == config
     weights = transformers.AutoModelForSeq2SeqLM.from_pretrained(source).state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name

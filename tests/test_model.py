@@ -42,9 +42,19 @@ PUBLISHED = {
     "mt5_xl": 3_742_619_648,
     "byt5_small": 299_637_760,
     "byt5_base": 581_653_248,
+    # T5 1.1's, and a norm of global tokens a layer and their table of biases.
+    "longt5_local_base": 247_577_856,
+    "longt5_tglobal_base": 247_577_856 + 12 * 768 + 32 * 12,
+    "longt5_local_large": 783_150_080,
+    "longt5_tglobal_large": 783_150_080 + 24 * 1024 + 32 * 16,
+    "longt5_tglobal_xl": 2_849_757_184 + 24 * 2048 + 32 * 32,
+    # mT5's with a larger vocabulary, and a table of biases in every layer.
+    "umt5_small": 300_176_768 + 2 * (256_384 - 250_112) * 512 + 14 * 32 * 6,
+    "umt5_base": 582_401_280 + 2 * (256_384 - 250_112) * 768 + 22 * 32 * 12,
+    "umt5_xl": 3_742_619_648 + 2 * (256_384 - 250_112) * 2048 + 46 * 32 * 32,
 }
-# In millions or billions as the papers round them: arXiv:2010.11934 table 2 (mT5), and
-# arXiv:2105.13626 table 1 (ByT5).
+# In millions or billions as papers and model cards round them: arXiv:2010.11934 table 2 (mT5),
+# arXiv:2105.13626 table 1 (ByT5), arXiv:2205.05131 (UL2), arXiv:2309.04662 appendix A.8 (MADLAD).
 ROUNDED = {
     "mt5_xxl": 13e9,
     "byt5_large": 1.23e9,
@@ -52,6 +62,12 @@ ROUNDED = {
     "byt5_xxl": 12.9e9,
     "t5_1_1_lm100k_xl": 2.85e9,
     "flan_t5_xxl": 11.1e9,
+    "umt5_xxl": 13e9,
+    "ul2": 19.5e9,
+    "flan_ul2": 19.5e9,
+    "madlad400_3b": 2.94e9,
+    "madlad400_7b": 8.3e9,
+    "madlad400_10b": 10.7e9,
 }
 
 

@@ -23,20 +23,48 @@ CONFIGS = {
 }
 
 
+LOCAL = SMALL.replace(encoder_attention_type="local")
+GLOBAL = SMALL.replace(encoder_attention_type="transient-global")
+TIED = {"feed_forward_proj": "relu", "tie_word_embeddings": True}
+LONG = {
+    "local": LOCAL,
+    "local-tied": LOCAL.replace(**TIED),
+    "local-near": LOCAL.replace(local_radius=5),
+    "global": GLOBAL,
+    "global-scaled": GLOBAL.replace(**TIED, scale_decoder_outputs=True),
+    "global-near": GLOBAL.replace(local_radius=6, global_block_size=4),
+    "global-buckets": GLOBAL.replace(
+        global_block_size=2, relative_attention_num_buckets=16, relative_attention_max_distance=40
+    ),
+}
+# Less than a block, whole blocks and what is left over of them, in one padded batch; and too little
+# for a global token.
+LENGTHS = {"uneven": [600, 3, 15, 16, 17, 127, 128, 385], "short": [3, 15, 9]}
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("lengths", [[3, 17, 30], [150, 1, 300]], ids=["short", "long"])
 def test_logits_and_hidden_states_equal_transformers(name, lengths):
-    config = CONFIGS[name]
+    check(CONFIGS[name], lengths)
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_long_inputs_equal_transformers_longt5(name, lengths):
+    check(LONG[name], lengths)
+
+
+def check(config, lengths):
     model, params = random_pair(config)
     rng = np.random.default_rng(1)
     inputs = ragged_ids(rng, lengths, config.vocab_size)
-    prefix = ragged_ids(rng, [9, 2, 5], config.vocab_size)
+    prefix = ragged_ids(rng, ([9, 2, 5] * len(lengths))[: len(lengths)], config.vocab_size)
     prefix[:, 0] = 0
     mask = inputs != 0
     with torch.no_grad():
         theirs = model(
             input_ids=torch.tensor(inputs),
-            attention_mask=torch.tensor(mask),
+            attention_mask=torch.tensor(mask).long(),
             decoder_input_ids=torch.tensor(prefix),
         )
     hidden = T5(config).apply({"params": params}, jnp.asarray(inputs), method="encode")

@@ -17,6 +17,8 @@ SMALL = T5Config(
     vocab_size=384, d_model=64, d_kv=8, d_ff=96, num_heads=4, num_layers=3, num_decoder_layers=2
 )
 V1_0 = SMALL.replace(feed_forward_proj="relu", tie_word_embeddings=True, scale_decoder_outputs=True)
+GLOBAL = SMALL.replace(encoder_attention_type="transient-global")
+LOCAL = SMALL.replace(encoder_attention_type="local", local_radius=9)
 UMT5 = SMALL.replace(relative_bias="per_layer")
 
 
@@ -32,7 +34,9 @@ def as_t5x(model, config):
         last = 1 if cross is None else 2
         for i in range(depth):
             block, layer = f"{stack}.block.{i}.layer", f"{stack}/layers_{i}"
-            parts = [(0, "SelfAttention", own)]
+            encoder = {"full": "", "local": "Local", "transient-global": "TransientGlobal"}
+            kind = "" if cross else encoder[config.encoder_attention_type]
+            parts = [(0, f"{kind}SelfAttention", own)]
             if cross:
                 parts.append((1, "EncDecAttention", "encoder_decoder_attention"))
             norms = {0: f"pre_{own}_layer_norm", 1: "pre_cross_attention_layer_norm"}
@@ -47,10 +51,17 @@ def as_t5x(model, config):
                 key = f"{block}.{last}.DenseReluDense.{name}.weight"
                 if key in state:
                     tree[f"{layer}/mlp/{name}/kernel"] = state[key].T
-            key = f"{block}.0.SelfAttention.relative_attention_bias.weight"
+            attention = f"{block}.0.{kind}SelfAttention"
+            key = f"{attention}.relative_attention_bias.weight"
             if key in state:
                 owner = layer if config.relative_bias == "per_layer" else stack
                 tree[f"{owner}/relpos_bias/rel_embedding"] = state[key].T
+            key = f"{attention}.global_relative_attention_bias.weight"
+            if key in state:
+                tree["encoder/side_relpos_bias/rel_embedding"] = state[key].T
+            key = f"{attention}.global_input_layer_norm.weight"
+            if key in state:
+                tree[f"{layer}/attention/T5LayerNorm_0/scale"] = state[key]
     return tree
 
 
@@ -112,7 +123,7 @@ def check(t5, model):
     with torch.no_grad():
         logits = model(
             input_ids=torch.tensor(inputs),
-            attention_mask=torch.tensor(inputs != 0),
+            attention_mask=torch.tensor(inputs != 0).long(),
             decoder_input_ids=torch.tensor(prefix),
         ).logits.numpy()
     if model.config.model_type == "umt5":
@@ -122,8 +133,14 @@ def check(t5, model):
 
 @pytest.mark.parametrize(
     ("kind", "config", "stacked"),
-    [("t5", V1_0, False), ("t5", SMALL, False), ("umt5", UMT5, False), ("umt5", UMT5, True)],
-    ids=["t5_1_0", "t5_1_1", "umt5", "umt5-stacked"],
+    [
+        ("t5", V1_0, False),
+        ("t5", SMALL, False),
+        ("umt5", UMT5, False),
+        ("umt5", UMT5, True),
+        ("longt5", GLOBAL, False),
+    ],
+    ids=["t5_1_0", "t5_1_1", "umt5", "umt5-stacked", "longt5"],
 )
 def test_checkpoints_of_t5x_give_the_logits_of_transformers(tmp_path, kind, config, stacked):
     model = random_torch(config, kind=kind)
@@ -183,6 +200,16 @@ def test_a_gin_file_or_an_option_says_what_shapes_cannot(tmp_path):
     (tmp_path / "run" / "model.gin").write_text("mlp_activations = ('swish', 'swish')")
     with pytest.raises(ValueError, match=r"model\.gin"):
         open_checkpoint(tmp_path / "run")
+
+
+def test_longt5_without_global_tokens_is_told_by_its_gin_file(tmp_path):
+    model = random_torch(LOCAL)
+    write(tmp_path / "run" / "checkpoint_1", as_t5x(model, LOCAL))
+    text = "long_attention.LocalSelfAttention:\n  local_radius = 9\n"
+    (tmp_path / "run" / "checkpoint_1" / "config.gin").write_text(text)
+    t5 = t5jax.load(tmp_path / "run")
+    assert t5.config == LOCAL
+    check(t5, model)
 
 
 @pytest.mark.parametrize("stacked", [False, True])

@@ -64,8 +64,11 @@ def rows(config: T5Config) -> Iterator[tuple[str, str, Transform]]:
     yield EMBEDDINGS[0], "token_embedder/embedding", SAME
     if not (config.tie_word_embeddings or config.encoder_only):
         yield HEAD, "head/kernel", TRANSPOSED
+    # LongT5 names an encoder's attention by its kind.
+    own = {"full": "", "local": "Local", "transient-global": "TransientGlobal"}
+    encoder = f"{own[config.encoder_attention_type]}SelfAttention"
     stacks = {
-        "encoder": (config.num_layers, {"SelfAttention": ("attention", "self_attention")}),
+        "encoder": (config.num_layers, {encoder: ("attention", "self_attention")}),
         "decoder": (
             config.num_decoder_layers,
             {
@@ -89,10 +92,17 @@ def rows(config: T5Config) -> Iterator[tuple[str, str, Transform]]:
                         transform,
                     )
             per_layer = config.relative_bias == "per_layer"
+            attention = f"{theirs}.0.{next(iter(attentions))}"
             if per_layer or i == 0:
                 owner = ours if per_layer else stack_name
-                key = f"{theirs}.0.SelfAttention.relative_attention_bias.weight"
+                key = f"{attention}.relative_attention_bias.weight"
                 yield key, f"{owner}/relpos_bias/rel_embedding", TRANSPOSED
+            if stack_name == "encoder" and config.global_tokens:
+                path = f"{ours}/self_attention/global_input_layer_norm/scale"
+                yield f"{attention}.global_input_layer_norm.weight", path, SAME
+                if i == 0:
+                    key = f"{attention}.global_relative_attention_bias.weight"
+                    yield key, "encoder/global_relpos_bias/rel_embedding", TRANSPOSED
             j = len(attentions)
             yield f"{theirs}.{j}.layer_norm.weight", f"{ours}/pre_mlp_layer_norm/scale", SAME
             for kernel in ("wi_0", "wi_1", "wo") if config.gated else ("wi", "wo"):
@@ -119,10 +129,10 @@ _UMT5_DEFAULTS = {
     "vocab_size": 250112, "d_ff": 1024, "num_heads": 6, "num_layers": 8,
     "feed_forward_proj": "gated-gelu",
 }  # fmt: skip
-_LONGT5_FIELDS = ("encoder_attention_type", "local_radius", "global_block_size")
 _LONGT5_DEFAULTS = {
     "encoder_attention_type": "local", "local_radius": 127, "global_block_size": 16,
 }  # fmt: skip
+_LONGT5_FIELDS = tuple(_LONGT5_DEFAULTS)
 _MODEL_TYPES = {
     "t5": _DEFAULTS,
     "mt5": _DEFAULTS | _UMT5_DEFAULTS,
@@ -155,7 +165,8 @@ _SILENT = set(
 
 def config_fields(config: T5Config) -> dict[str, Any]:
     """What transformers' configuration is to be given for the same architecture."""
-    fields = {name: getattr(config, name) for name in _FIELDS}
+    names = _FIELDS + (_LONGT5_FIELDS if config.long else ())
+    fields = {name: getattr(config, name) for name in names}
     # Transformers 4 reads both facts out of the first, transformers 5 the scaling out of the
     # second and an own head out of the weights.
     return fields | {
@@ -387,6 +398,8 @@ def _config_file(config: T5Config, dtype: str) -> dict[str, Any]:
     name = "T5"
     if config.relative_bias == "per_layer":
         kind, name = "umt5", "UMT5"
+    elif config.long:
+        kind, name = "longt5", "LongT5"
     part = "EncoderModel" if config.encoder_only else "ForConditionalGeneration"
     fields = config_fields(config)
     if config.encoder_only:

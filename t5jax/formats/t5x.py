@@ -2,6 +2,7 @@
 
     FOLDER/checkpoint                            msgpack; arrays, or where to find them
     FOLDER/target.encoder.….kernel/              zarr: gzip, float32 or bfloat16
+    FOLDER/*.gin, or one folder up               where there is one: the network's fields
 
 Layers are apart (`encoder/layers_0/…`, T5X's `t5`) or stacked on the second axis (`encoder/encoder/
 …`, its `scalable_t5`). The architecture is read off the shapes. A gin file beside the checkpoint,
@@ -35,6 +36,7 @@ from t5jax.formats.checkpoint import (
 from t5jax.model.config import T5Config
 
 FILE = "checkpoint"
+GIN_FILE = "model.gin"
 VERSION = 3
 # T5X writes chunks of about this size, and so do we.
 CHUNK_BYTES = 128 * 2**20
@@ -42,6 +44,8 @@ CHUNK_BYTES = 128 * 2**20
 _ENCODER = {
     "pre_attention_layer_norm/scale": "pre_attention_layer_norm/scale",
     **{f"attention/{k}/kernel": f"self_attention/{k}" for k in ("query", "key", "value", "out")},
+    # LongT5's, which flaxformer numbers rather than names.
+    "attention/T5LayerNorm_0/scale": "self_attention/global_input_layer_norm/scale",
 }
 _DECODER = {
     "pre_self_attention_layer_norm/scale": "pre_self_attention_layer_norm/scale",
@@ -57,6 +61,7 @@ _BOTH = {
     **{f"mlp/{k}/kernel": f"mlp/{k}" for k in ("wi", "wi_0", "wi_1", "wo")},
 }
 _BIAS = "relpos_bias/rel_embedding"
+_SIDE_BIAS = "encoder/side_relpos_bias/rel_embedding"
 
 
 def rows(config: T5Config, *, stacked: bool) -> Iterator[tuple[str, str, int | None]]:
@@ -67,6 +72,8 @@ def rows(config: T5Config, *, stacked: bool) -> Iterator[tuple[str, str, int | N
     yield "token_embedder/embedding", "token_embedder/embedding", None
     if not (config.tie_word_embeddings or config.encoder_only):
         yield "decoder/logits_dense/kernel", "head/kernel", None
+    if config.global_tokens:
+        yield _SIDE_BIAS, "encoder/global_relpos_bias/rel_embedding", None
     depths = {"encoder": config.num_layers, "decoder": config.num_decoder_layers}
     known = set(paths(config))
     for name, depth in depths.items():
@@ -120,7 +127,11 @@ def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> Checkpoi
         raise FileNotFoundError(f"{path} holds no T5X checkpoint")
     target = _read_target(folder)
     stacked = any(name.startswith("encoder/encoder/") for name in target)
-    config = config_from(target, stacked, folder).replace(**(_gin(folder) | changes))
+    config = config_from(target, stacked, folder)
+    said = _gin(folder)
+    if config.global_tokens:
+        said.pop("encoder_attention_type", None)
+    config = config.replace(**(said | changes))
     shapes, tensors, used = paths(config), {}, set()
     recent = _Recent(target)
     for theirs, ours, layer in rows(config, stacked=stacked):
@@ -257,6 +268,7 @@ def config_from(target: Mapping[str, Tensor], stacked: bool, folder: Path) -> T5
         scale_decoder_outputs=tied and not encoder_only,
         relative_bias="per_layer" if per_layer else "shared",
         relative_attention_num_buckets=bias[-1],
+        encoder_attention_type="transient-global" if _SIDE_BIAS in target else "full",
     )
 
 
@@ -266,6 +278,10 @@ _ACTIVATIONS = {
     ("silu", "linear"): "gated-silu",
     ("swish", "linear"): "gated-silu",
 }
+
+
+# LongT5's blocks; where there are no global tokens, nothing but these tells it from T5.
+_LONGT5 = {"local_radius": "local_radius", "tokens_per_block": "global_block_size"}
 
 
 def _gin(folder: Path) -> dict[str, Any]:
@@ -289,6 +305,9 @@ def _gin(folder: Path) -> dict[str, Any]:
                         f"{', '.join(map(str, _ACTIVATIONS))}"
                     )
                 found.setdefault("feed_forward_proj", _ACTIVATIONS[tuple(literal)])
+            elif name in _LONGT5:
+                found.setdefault(_LONGT5[name], int(literal))
+                found.setdefault("encoder_attention_type", "local")
             elif name == "dropout_rate":
                 found.setdefault("dropout", float(literal))
     return found
@@ -307,7 +326,7 @@ def write(
 ) -> None:
     """Writes a checkpoint that T5X reads; it is complete or not there.
 
-    It holds parameters and step 0, no optimizer state.
+    It holds parameters and step 0, no optimizer state, and a gin file of the network's fields.
 
     Args:
       path: the folder, which must not exist yet.
@@ -354,6 +373,29 @@ def write(
             },
         }
         (folder / FILE).write_bytes(serialization.msgpack_serialize(tree))
+        (folder / GIN_FILE).write_text(_gin_text(config), encoding="utf-8")
+
+
+def _gin_text(config: T5Config) -> str:
+    """The network under the names of T5X's T5Config; what shapes do not tell is read from here."""
+    activations = next(k for k, v in _ACTIVATIONS.items() if v == config.feed_forward_proj)
+    fields = {
+        "vocab_size": config.vocab_size,
+        "emb_dim": config.d_model,
+        "num_heads": config.num_heads,
+        "num_encoder_layers": config.num_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "head_dim": config.d_kv,
+        "mlp_dim": config.d_ff,
+        "mlp_activations": activations,
+        "dropout_rate": config.dropout,
+        "logits_via_embedding": config.tie_word_embeddings,
+    }
+    lines = ["network.T5Config:", *(f"  {name} = {value!r}" for name, value in fields.items())]
+    if config.long:
+        lines += ["", "long_attention.SelfAttention:"]
+        lines += [f"  {theirs} = {getattr(config, ours)}" for theirs, ours in _LONGT5.items()]
+    return "\n".join([*lines, ""])
 
 
 def _joined_heads(name: str, array: np.ndarray, stacked: bool) -> np.ndarray:

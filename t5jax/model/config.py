@@ -15,7 +15,7 @@ class T5Config:
     """The architecture of one T5; field names are those of Hugging Face's `T5Config`.
 
     Raises:
-      ValueError: if a size is not positive or a rate lies outside [0, 1).
+      ValueError: a size is not positive, a rate lies outside [0, 1), or a name is not known.
     """
 
     vocab_size: int = knob(32128, "rows of the embedding, padded (128-multiples shard well)")
@@ -37,6 +37,11 @@ class T5Config:
     )
     relative_attention_num_buckets: int = knob(32, "rows of the relative-position table")
     relative_attention_max_distance: int = knob(128, "distance from which on a bucket is shared")
+    encoder_attention_type: Literal["full", "local", "transient-global"] = knob(
+        "full", "what encoder tokens see: all, neighbours, or those and sums of blocks (LongT5)"
+    )
+    local_radius: int = knob(127, "neighbours on each side, where the encoder's attention is local")
+    global_block_size: int = knob(16, "tokens that one global token of transient-global sums")
     layer_norm_epsilon: float = knob(1e-6, "added to the variance in RMSNorm")
     dropout: float = knob(0.0, "dropout rate in training, between 0 and 1")
     pad_token_id: int = knob(0, "id of padding, masked everywhere")
@@ -50,10 +55,15 @@ class T5Config:
             if field.type == "int" and value < least:
                 raise ValueError(f"{field.name}={value} must be at least {least}")
         types = typing.get_type_hints(type(self))
-        for name in ("feed_forward_proj", "relative_bias"):
+        for name in ("feed_forward_proj", "relative_bias", "encoder_attention_type"):
             value, known = getattr(self, name), typing.get_args(types[name])
             if value not in known:
                 raise ValueError(f"{name}={value!r} is not supported; known: {', '.join(known)}")
+        if self.long and self.relative_bias == "per_layer":
+            raise ValueError(
+                f"encoder_attention_type={self.encoder_attention_type!r} has one relative bias for "
+                "all layers; use relative_bias='shared'"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
         if self.relative_attention_num_buckets % 4:
@@ -71,6 +81,16 @@ class T5Config:
     def gated(self) -> bool:
         """Whether the MLP has two input projections, one of them through the activation."""
         return self.feed_forward_proj.startswith("gated-")
+
+    @property
+    def long(self) -> bool:
+        """Whether the encoder's attention is one of LongT5's, linear in the input's length."""
+        return self.encoder_attention_type != "full"
+
+    @property
+    def global_tokens(self) -> bool:
+        """Whether encoder tokens see one global token for each block of tokens."""
+        return self.encoder_attention_type == "transient-global"
 
     @property
     def activation(self) -> str:
@@ -130,6 +150,16 @@ _BYT5 = {
     "xxl": _v1_1(4672, 12352, 64, 36, 12),
 }
 
+# Tay et al. 2022 (arXiv:2205.05131), section 4.3, and the released checkpoints: the head is tied.
+_UL2 = _v1_0(4096, 16384, 256, 16, 32).replace(feed_forward_proj="gated-silu")
+# Kudugunta et al. 2023 (arXiv:2309.04662), appendix A.8, and the released configurations. There
+# padding has id 1; here it has id 0, as in seqio, where the models were trained. EOS is 2.
+_MADLAD = {
+    "3b": _v1_1(1024, 8192, 16, 32),
+    "7b": _v1_1(2048, 8192, 16, 48),
+    "10b": _v1_1(2048, 16384, 32, 32),
+}
+
 # One line a family. Prefix, sizes and what differs from them.
 VARIANTS = MappingProxyType(
     {f"t5_{size}": config for size, config in _T5.items()}
@@ -138,4 +168,23 @@ VARIANTS = MappingProxyType(
     | {f"flan_t5_{size}": config for size, config in _T5_1_1.items()}
     | {f"mt5_{size}": config.replace(vocab_size=250112) for size, config in _T5_1_1.items()}
     | {f"byt5_{size}": config.replace(vocab_size=384) for size, config in _BYT5.items()}
+    | {
+        # Chung et al. 2023 (arXiv:2304.09151).
+        f"umt5_{size}": _T5_1_1[size].replace(vocab_size=256384, relative_bias="per_layer")
+        for size in ("small", "base", "xl", "xxl")
+    }
+    | {"ul2": _UL2, "flan_ul2": _UL2}
+    | {
+        f"madlad400_{size}": config.replace(d_kv=128, vocab_size=256000, eos_token_id=2)
+        for size, config in _MADLAD.items()
+    }
+    | {
+        # Guo et al. 2022 (arXiv:2112.07916), section 4.
+        f"longt5_{name}_{size}": _T5_1_1[size].replace(encoder_attention_type=kind)
+        for name, kind, sizes in (
+            ("local", "local", ("base", "large")),
+            ("tglobal", "transient-global", ("base", "large", "xl")),
+        )
+        for size in sizes
+    }
 )

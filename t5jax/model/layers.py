@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5jax.model import attention
+from t5jax.model import attention, long_attention
 from t5jax.model.cache import write_keys, write_values
 from t5jax.model.config import T5Config
 
@@ -208,14 +208,17 @@ class Attention(nn.Module):
             init = _normal((n * h) ** -0.5, "heads", "kv", "embed")
             self.out = self.param("out", init, (n, h, d))
 
-    def heads(self, x: jax.Array, *group: str) -> tuple[jax.Array, ...]:
-        """[..., D] -> [..., N, H] for each of a group's projections."""
+    def heads(self, x: jax.Array, *names: str) -> tuple[jax.Array, ...]:
+        """[..., D] -> [..., N, H] for each of `names`, which follow one another in a group."""
         if self.inference:
-            y = project_inference(x, getattr(self, "_".join(group)).astype(self.dtype))
-            return tuple(y[..., i, :] for i in range(len(group)))
+            group = next(group for group in self.groups if names[0] in group)
+            first = group.index(names[0])
+            kernel = getattr(self, "_".join(group))[:, first : first + len(names)]
+            y = project_inference(x, kernel.astype(self.dtype))
+            return tuple(y[..., i, :] for i in range(len(names)))
         # Putting the kernels together here would cost more than one product in place of several
         # gains: they, and their gradients, change at every step.
-        return tuple(project(x, getattr(self, name).astype(self.dtype)) for name in group)
+        return tuple(project(x, getattr(self, name).astype(self.dtype)) for name in names)
 
     def project_out(self, y: jax.Array) -> jax.Array:
         """[..., N, H] -> [..., D]."""
@@ -272,6 +275,45 @@ class Attention(nn.Module):
         q = q.reshape(keys.shape[0], -1, *q.shape[1:])
         y = attention.attend_step(q, keys, values, None, mask)
         return self.project_out(y.reshape(x.shape[0], *q.shape[2:]))
+
+
+class LongAttention(Attention):
+    """LongT5's self-attention of the encoder: the same projections, and a norm of global tokens."""
+
+    def setup(self) -> None:
+        super().setup()
+        if self.config.global_tokens:
+            self.global_input_layer_norm = RMSNorm(
+                self.config.d_model, self.config.layer_norm_epsilon, self.dtype
+            )
+
+    def encode(
+        self,
+        x: jax.Array,
+        bias: long_attention.LongBias,
+        layout: long_attention.Layout,
+        dropout_key: jax.Array | None,
+    ) -> jax.Array:
+        """[B, S, D] -> [B, S, D]."""
+        side = None
+        if bias.side is not None and layout.places is not None:
+            totals = long_attention.sum_blocks(x, layout.places)
+            totals = self.global_input_layer_norm(totals)
+            if totals.shape[1]:
+                k, v = self.heads(totals, "key", "value")
+                side = long_attention.Side(k, v, bias.side, layout.places)
+        q, k, v = self.heads(x, *SELF[0])
+        y = long_attention.attend(
+            q,
+            k,
+            v,
+            bias.local,
+            layout.segments,
+            side,
+            dropout_rate=self.config.dropout,
+            dropout_key=dropout_key,
+        )
+        return self.project_out(y)
 
 
 class MLP(nn.Module):

@@ -20,7 +20,24 @@ import jax.numpy as jnp
 from t5jax.model.attention import causal_mask, dropout, segment_mask
 from t5jax.model.cache import KVCache
 from t5jax.model.config import T5Config
-from t5jax.model.layers import CROSS, MLP, SELF, Attention, Embedding, Head, RelativeBias, RMSNorm
+from t5jax.model.layers import (
+    CROSS,
+    MLP,
+    SELF,
+    Attention,
+    Embedding,
+    Head,
+    LongAttention,
+    RelativeBias,
+    RMSNorm,
+)
+from t5jax.model.long_attention import (
+    Layout,
+    LongBias,
+    find_places,
+    local_positions,
+    side_positions,
+)
 
 Remat = Literal["none", "full", "dots"]
 # [B, T, D] between layers.
@@ -41,8 +58,10 @@ class Layer(nn.Module):
     def norm(self) -> RMSNorm:
         return RMSNorm(self.config.d_model, self.config.layer_norm_epsilon, self.dtype)
 
-    def attention(self, groups: tuple[tuple[str, ...], ...] = SELF) -> Attention:
-        return Attention(self.config, self.dtype, groups, self.inference)
+    def attention(
+        self, groups: tuple[tuple[str, ...], ...] = SELF, kind: type[Attention] = Attention
+    ) -> Attention:
+        return kind(self.config, self.dtype, groups, self.inference)
 
     def feed_forward(self) -> MLP:
         return MLP(self.config, self.dtype, self.inference)
@@ -60,19 +79,27 @@ class EncoderLayer(Layer):
         if self.config.relative_bias == "per_layer":
             self.relpos_bias = RelativeBias(self.config, bidirectional=True)
         self.pre_attention_layer_norm = self.norm()
-        self.self_attention = self.attention()
+        kind = LongAttention if self.config.long else Attention
+        self.self_attention: Any = self.attention(kind=kind)
         self.pre_mlp_layer_norm = self.norm()
         self.mlp = self.feed_forward()
 
     def __call__(
-        self, x: jax.Array, bias: jax.Array | None, mask: jax.Array, key: jax.Array | None
+        self,
+        x: jax.Array,
+        bias: jax.Array | LongBias | None,
+        mask: jax.Array | Layout,
+        key: jax.Array | None,
     ) -> jax.Array:
         if bias is None:
             positions = jnp.arange(x.shape[1])
             bias = self.relpos_bias(positions, positions)
         keys = _split(key, 4)
         y = self.pre_attention_layer_norm(x)
-        y = self.self_attention(y, None, bias, mask, keys[0])
+        if self.config.long:
+            y = self.self_attention.encode(y, bias, mask, keys[0])
+        else:
+            y = self.self_attention(y, None, bias, mask, keys[0])
         x = self.add(x, y, keys[1])
         y = self.mlp(self.pre_mlp_layer_norm(x), keys[2])
         return self.add(x, y, keys[3])
@@ -151,6 +178,8 @@ class Stack(nn.Module):
         if self.config.relative_bias == "shared":
             bidirectional = self.layer is EncoderLayer
             self.relpos_bias = RelativeBias(self.config, bidirectional=bidirectional)
+            if bidirectional and self.config.global_tokens:
+                self.global_relpos_bias = RelativeBias(self.config, bidirectional=True)
         arguments = (self.config, self.dtype, self.inference)
         if self.inference:
             self.layers: Any = [self.layer(*arguments) for _ in range(self.depth)]
@@ -163,6 +192,14 @@ class Stack(nn.Module):
         if self.config.relative_bias == "per_layer":
             return None
         return self.relpos_bias(queries, keys)
+
+    def long_bias(self, length: int) -> LongBias:
+        """The bias of LongT5's encoder on inputs of `length`."""
+        local = self.relpos_bias(*local_positions(self.config.local_radius + 1))
+        if not self.config.global_tokens:
+            return LongBias(local)
+        places = length // self.config.global_block_size
+        return LongBias(local, self.global_relpos_bias(*side_positions(places))[:, 0])
 
     def fold(self, step: Callable[..., tuple[Any, Any]], carry: Any, *xs: Any) -> tuple[Any, Any]:
         """`carry, y = step(layer, carry, *x)` through the layers -> last carry, all y.
@@ -268,9 +305,18 @@ class T5(nn.Module):
         """int[B, S] -> hidden states [B, S, D], zero at padding."""
         if segment_ids is None:
             segment_ids = self.segments(input_ids)
-        mask = segment_mask(segment_ids, segment_ids)
-        positions = jnp.arange(input_ids.shape[1])
-        bias = self.encoder.bias(positions, positions)
+        bias: Any
+        mask: Any
+        if self.config.long:
+            bias = self.encoder.long_bias(input_ids.shape[1])
+            mask = Layout(segment_ids)
+            if self.config.global_tokens:
+                places = find_places(segment_ids, self.config.global_block_size)
+                mask = Layout(segment_ids, places)
+        else:
+            positions = jnp.arange(input_ids.shape[1])
+            bias = self.encoder.bias(positions, positions)
+            mask = segment_mask(segment_ids, segment_ids)
         first, last, inner = _split(dropout_key, 3)
 
         def step(layer: EncoderLayer, x: jax.Array, key: jax.Array | None) -> Any:

@@ -146,7 +146,7 @@ def fuse(name: str, module: Mapping[str, Any], xp: Any = jnp) -> dict[str, Any]:
             "_".join(group): xp.stack([xp.moveaxis(module[k], 0, -1) for k in group], 1)
             for group in _GROUPS[name]
         }
-        return fused | {"out": xp.moveaxis(module["out"], -1, 0)}
+        return _norms(module) | fused | {"out": xp.moveaxis(module["out"], -1, 0)}
     return dict(module)
 
 
@@ -164,8 +164,13 @@ def _split(name: str, module: Mapping[str, Any]) -> dict[str, Any]:
             for group in _GROUPS[name]
             for k, w in zip(group, jnp.moveaxis(module["_".join(group)], 1, 0), strict=True)
         }
-        return apart | {"out": jnp.moveaxis(module["out"], 0, -1)}
+        return _norms(module) | apart | {"out": jnp.moveaxis(module["out"], 0, -1)}
     return dict(module)
+
+
+def _norms(module: Params) -> dict[str, Any]:
+    """What an attention has beside its kernels: LongT5's norm of global tokens."""
+    return {k: v for k, v in module.items() if isinstance(v, Mapping)}
 
 
 _GROUPS = {"self_attention": SELF, "encoder_decoder_attention": CROSS}

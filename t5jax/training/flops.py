@@ -37,10 +37,20 @@ def step_flops(config: T5Config, batch: int, inputs: int, targets: int) -> float
     d, inner = config.d_model, config.num_heads * config.d_kv
     mlp = (3 if config.gated else 2) * d * config.d_ff
     attention = 4 * d * inner
-    encoder = inputs * (attention + mlp + 2 * inputs * inner)
+    encoder = inputs * (attention + mlp + 2 * _keys(config, inputs) * inner)
+    if config.global_tokens:
+        encoder += inputs // config.global_block_size * 2 * d * inner
     own = targets * (attention + 2 * targets * inner)
     cross = 2 * d * inner * (targets + inputs) + 2 * targets * inputs * inner
     decoder = own + cross + targets * mlp
     head = targets * d * config.vocab_size
     products = config.num_layers * encoder + config.num_decoder_layers * decoder + head
     return 3.0 * 2.0 * batch * products
+
+
+def _keys(config: T5Config, inputs: int) -> int:
+    """Keys that an encoder token is multiplied with; masked ones of LongT5's blocks count."""
+    if not config.long:
+        return inputs
+    globals_ = inputs // config.global_block_size if config.global_tokens else 0
+    return 3 * (config.local_radius + 1) + globals_
