@@ -130,13 +130,13 @@ def _add_eval(commands: Any) -> None:
     parser.add_argument("--show", type=int, default=0, help="predictions to print (%(default)s)")
     parser.add_argument("--batch", type=int, default=256, help="rows at a time (%(default)s)")
     parser.add_argument("--modules", default="", help="your task modules, divided by commas")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    _add_loading(parser)
     _add_options(parser)
     parser.set_defaults(run=_eval)
 
 
 def _eval(arguments: argparse.Namespace) -> None:
-    t5 = t5jax.load(arguments.checkpoint, dtype=arguments.dtype)
+    t5 = _load(arguments)
     options = _options(arguments)
     t5.generation.replace(options)  # a wrong option should not wait for the data
     _import_tensorflow()
@@ -179,7 +179,7 @@ def _add_generate(commands: Any) -> None:
     parser.add_argument("--input", help="a file with one input a line; - for stdin")
     parser.add_argument("--output", help="file to write (stdout)")
     parser.add_argument("--batch", type=int, default=64, help="rows at a time (%(default)s)")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    _add_loading(parser)
     _add_options(parser)
     parser.set_defaults(run=_generate)
 
@@ -191,7 +191,7 @@ def _generate(arguments: argparse.Namespace) -> None:
         raise FileNotFoundError(f"--input {arguments.input}: no such file")
     if arguments.batch < 1:
         raise ValueError(f"--batch {arguments.batch} must be at least 1")
-    t5 = t5jax.load(arguments.checkpoint, dtype=arguments.dtype)
+    t5 = _load(arguments)
     options = _options(arguments)
     lines = iter(arguments.texts) if arguments.texts else _lines(arguments.input)
     with contextlib.ExitStack() as stack:
@@ -224,6 +224,15 @@ def _batches(lines: Iterator[str], size: int) -> Iterator[list[str]]:
             batch = []
     if batch:
         yield batch
+
+
+def _add_loading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--vocabulary", help="`bytes` or a SentencePiece file (the checkpoint's)")
+
+
+def _load(arguments: argparse.Namespace) -> t5jax.Text2Text:
+    return t5jax.load(arguments.checkpoint, dtype=arguments.dtype, vocabulary=arguments.vocabulary)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """The commands, as users type them: what they print, write and refuse."""
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -53,6 +54,49 @@ def test_generate_reads_a_file_and_writes_one_in_its_order(saved, expected, tmp_
          "--max_new_tokens", "6"]
     )  # fmt: skip
     assert target.read_text().split("\n") == [*expected, ""]
+
+
+def test_convert_goes_through_every_format_and_reports(saved, expected, tmp_path, capsys):
+    main(["convert", saved, str(tmp_path / "hf"), "--format", "hf"])
+    assert re.search(r"hf: [\d,]+ parameters in \d+ tensors", capsys.readouterr().out)
+    main(["convert", str(tmp_path / "hf"), str(tmp_path / "t5x"), "--format", "t5x"])
+    assert "vocabulary" not in capsys.readouterr().out
+    main(["convert", str(tmp_path / "t5x"), str(tmp_path / "back"), "--format", "t5jax"])
+    assert "without a vocabulary" in capsys.readouterr().out
+    for name in ("hf", "t5x", "back"):
+        words = ["--max_new_tokens", "6", "--vocabulary", "bytes"]
+        main(["generate", str(tmp_path / name), *LINES, *words])
+        assert capsys.readouterr().out.split("\n") == [*expected, ""]
+
+
+def test_convert_casts_and_leaves_out_what_it_is_told_to(saved, tmp_path, capsys):
+    main(["convert", saved, str(tmp_path / "hf"), "--format", "hf", "--dtype", "bfloat16"])
+    config = tmp_path / "hf" / "config.json"
+    content = json.loads(config.read_text())
+    assert content["torch_dtype"] == "bfloat16"
+    config.write_text(json.dumps(content | {"num_decoder_layers": 2}))
+    words = ["convert", tmp_path / "hf", tmp_path / "out", "--format", "t5jax"]
+    assert "decoder.block.2" in error_of(capsys, *words)
+    assert not (tmp_path / "out").exists()
+    main([*map(str, words), "--allow", r"decoder\.block\.2\..*"])
+    out = capsys.readouterr().out
+    assert out.count("unused decoder.block.2.layer.") == 14
+    assert t5jax.load(tmp_path / "out").config.num_decoder_layers == 2
+
+
+def test_mistakes_of_convert_are_one_line(saved, tmp_path, capsys):
+    target = tmp_path / "out"
+    cases = {
+        (saved, tmp_path, "--format", "hf"): "exists",
+        (saved, target, "--format", "onnx"): "invalid choice: 'onnx'",
+        (saved, target, "--format", "hf", "--set", "d_ff"): "FIELD=VALUE",
+        (saved, target, "--format", "hf", "--set", "d_fff=3"): "'d_fff' is no field",
+        (saved, target, "--format", "hf", "--set", "d_ff=64"): "mlp",
+        (tmp_path / "x y", target, "--format", "hf"): "is no folder",
+    }
+    for words, expected in cases.items():
+        assert expected in error_of(capsys, "convert", *words)
+        assert not target.exists()
 
 
 def test_generate_reads_stdin(saved, expected, monkeypatch, capsys):

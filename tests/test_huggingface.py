@@ -381,6 +381,12 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_torchs_file_without_torch_says_what_to_install(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "a", random_torch(SMALL), weights="torch")
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import of it fails
+    assert "pip install torch" in broken(folder)
+
+
 def test_a_missing_shard_and_a_shard_without_its_tensor_are_named(folder):
     index = {"weight_map": {"shared.weight": "model-00002-of-00002.safetensors"}}
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")

@@ -31,9 +31,9 @@ from t5jax.model.parameters import (
     Params,
     abstract_params,
     for_inference,
-    from_inference,
     fuse,
     logical_axes,
+    unfuse,
     unstack,
 )
 from t5jax.vocabulary import Vocabulary
@@ -185,11 +185,10 @@ def _ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any
 
 def tensors_of(params: Params) -> Tensors:
     """The tensors of a tree in memory, of either layout."""
-    if "layers" not in params["encoder"]:
-        params = from_inference(params)
+    params = unstack(params) if "layers" in params["encoder"] else unfuse(params)
     return {
         path: Tensor(x.shape, np.dtype(x.dtype), functools.partial(np.asarray, x))
-        for path, x in flatten_dict(unstack(params), sep="/").items()
+        for path, x in flatten_dict(params, sep="/").items()
     }
 
 
@@ -201,7 +200,8 @@ def zeros(shape: tuple[int, ...]) -> Tensor:
 @functools.lru_cache(maxsize=16)
 def paths(config: T5Config) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter by its path with layers apart."""
-    tree = jax.eval_shape(unstack, abstract_params(config))
+    # By way of the tree that is traced in no time.
+    tree = jax.eval_shape(unfuse, abstract_params(config, inference=True))
     return {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
 
 

@@ -108,7 +108,12 @@ def for_inference(params: Params) -> Params:
 
 def from_inference(params: Params) -> Params:
     """The inverse of `for_inference`."""
-    return stack(_map_modules(_split, params))
+    return stack(unfuse(params))
+
+
+def unfuse(params: Params) -> Params:
+    """The tree for inference -> layers apart still, kernels as training has them."""
+    return _map_modules(_split, params)
 
 
 def _map_stacks(convert: Callable[[Params], Params], params: Params) -> Params:
@@ -140,7 +145,8 @@ def fuse(name: str, module: Mapping[str, Any], xp: Any = jnp) -> dict[str, Any]:
         return {"kernel": module["kernel"].T}
     if name == "mlp":
         wi = [module[k].T for k in ("wi", "wi_0", "wi_1") if k in module]
-        return {"wi": xp.stack(wi, 1), "wo": module["wo"].T}
+        # One alone is a view on the host, where a stack would be a copy.
+        return {"wi": xp.stack(wi, 1) if wi[1:] else wi[0][:, None], "wo": module["wo"].T}
     if name in _GROUPS:
         fused = {
             "_".join(group): xp.stack([xp.moveaxis(module[k], 0, -1) for k in group], 1)
