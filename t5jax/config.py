@@ -53,7 +53,11 @@ class OptimizerConfig:
     )
     final_fraction: float = knob(0.0, "linear and cosine: last rate as a fraction of the first")
     decay_rate: float = knob(0.8, "Adafactor: second moment decays as 1 - step^-rate")
-    step_offset: int = knob(0, "steps subtracted in Adafactor's decay, when going on from a run")
+    step_offset: int = knob(
+        0,
+        "steps that `init` had been trained: the learning rate goes on from there; moments and "
+        "Adafactor's decay start anew",
+    )
     clip_threshold: float = knob(1.0, "Adafactor: largest RMS of one parameter's update")
     min_factored: int = knob(128, "Adafactor: factored from this many rows and columns on")
     scale_by_parameter: bool = knob(True, "Adafactor: steps are relative to the parameter's RMS")

@@ -185,7 +185,8 @@ class Text2Text:
     def params(self) -> Params:
         """The parameter tree with stacked layers, in `dtype`; made anew at each access."""
         # Decoding wants another layout, and holding both would double the memory.
-        return from_inference(self._params)
+        # New dictionaries all through: whoever edits the tree does not edit this model.
+        return jax.tree.map(lambda x: x, from_inference(self._params))
 
     @property
     def vocabulary(self) -> Vocabulary:

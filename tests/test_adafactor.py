@@ -185,15 +185,6 @@ def test_the_first_second_moment_is_the_first_gradient_alone():
     assert state.count == 1
 
 
-def test_an_offset_forgets_the_past_at_that_step():
-    params, *gradients = (pick(random_tree(i), "norm") for i in range(5))
-    axes = pick(AXES, "norm")
-    _, late = run(scale_by_adafactor(axes, step_offset=2), params, gradients)
-    _, fresh = run(scale_by_adafactor(axes), params, gradients[2:])
-    np.testing.assert_allclose(late.v["norm"], fresh.v["norm"], rtol=1e-6)
-    assert late.count == 4
-
-
 def test_every_layers_update_is_clipped_to_the_threshold():
     params, threshold = random_tree(0), 0.3
     gradients = [random_tree(1, 0.01), random_tree(2, 100.0)]

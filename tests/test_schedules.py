@@ -65,6 +65,18 @@ def test_schedules_that_do_not_end_accept_a_warmup_longer_than_the_run(name):
     assert rates([99], schedule=name, learning_rate=1.0, warmup=200)[0] > 0
 
 
+@pytest.mark.parametrize("name", ["inverse_sqrt", "constant", "linear", "cosine"])
+def test_an_offset_goes_on_where_another_run_ended(name):
+    fields = {"schedule": name, "learning_rate": 0.5, "warmup": 20}
+    whole = rates(range(40, 100), steps=100, **fields)
+    np.testing.assert_array_equal(rates(range(60), steps=60, step_offset=40, **fields), whole)
+
+
+def test_fine_tuning_goes_on_with_the_rate_of_pre_training():
+    # T5's own: 1 / sqrt(step) after 2^19 steps of pre-training.
+    np.testing.assert_allclose(rates([0], step_offset=2**19), [2**-9.5], rtol=1e-6)
+
+
 def test_an_unknown_schedule_is_refused():
     with pytest.raises(ValueError, match="'sawtooth'"):
         make_schedule(OptimizerConfig(schedule="sawtooth"), 20_000)

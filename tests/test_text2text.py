@@ -166,3 +166,13 @@ print("cut in", wide.size // wide.addressable_shards[0].data.size)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split()[-1] == "4"  # over fsdp and tensor
+
+
+def test_editing_the_parameters_does_not_change_the_model():
+    t5 = tiny_text2text()
+    before = t5.logits([[5, 6, 1]], [[0, 7]])
+    params = t5.params
+    for tree in (params["encoder"]["relpos_bias"], params["decoder"]["norm"], params["head"]):
+        for name in tree:
+            tree[name] = tree[name] * 0
+    np.testing.assert_array_equal(t5.logits([[5, 6, 1]], [[0, 7]]), before)

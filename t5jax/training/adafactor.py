@@ -49,7 +49,6 @@ def scale_by_adafactor(
     axes: Any,
     *,
     decay_rate: float = 0.8,
-    step_offset: int = 0,
     clip_threshold: float = 1.0,
     min_factored: int = 128,
     scale_by_parameter: bool = True,
@@ -70,8 +69,6 @@ def scale_by_adafactor(
     Args:
       axes: tree like the parameters with a `PartitionSpec` of axis names for each.
       decay_rate: exponent of the second moment's decay.
-      step_offset: subtracted from t, which is never less than 1: until then V holds only the last
-        gradient, and at the step after the offset the past is forgotten, as at a first step.
       clip_threshold: largest RMS of U.
       min_factored: a parameter is factored if it has this many rows and columns.
       scale_by_parameter: whether to multiply by the parameter's RMS; the update then is relative.
@@ -102,7 +99,7 @@ def scale_by_adafactor(
             raise ValueError(
                 "scale_by_parameter needs the parameters: update(grads, state, params)"
             )
-        t = jnp.maximum(state.count + 1 - step_offset, 1).astype(jnp.float32)
+        t = (state.count + 1).astype(jnp.float32)
         beta = 1.0 - t**-decay_rate
 
         def leaf(grad, names, param, v_row, v_col, v):

@@ -48,7 +48,6 @@ def make_optimizer(config: OptimizerConfig, axes: Any, steps: int) -> optax.Grad
         adafactor = scale_by_adafactor(
             axes,
             decay_rate=config.decay_rate,
-            step_offset=config.step_offset,
             clip_threshold=config.clip_threshold,
             min_factored=config.min_factored,
             scale_by_parameter=config.scale_by_parameter,

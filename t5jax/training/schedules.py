@@ -19,6 +19,9 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
       level, or a line or half a cosine down to final_fraction * learning_rate at step `steps`,
       and level from there.
 
+    A run that goes on where another ended has its `step_offset` steps behind it: they are added to
+    `steps` and to every step.
+
     Returns:
       A function from a step (an int or int32[], traced or not; the first one is 0) to float32[].
 
@@ -26,8 +29,8 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
       ValueError: if a linear or cosine schedule has `warmup` larger than `steps`, or
         `config.schedule` is unknown.
     """
-    schedule = _schedule(config, steps)
-    return lambda step: jnp.asarray(schedule(step), jnp.float32)
+    schedule = _schedule(config, steps + config.step_offset)
+    return lambda step: jnp.asarray(schedule(step + config.step_offset), jnp.float32)
 
 
 def _schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
