@@ -300,7 +300,7 @@ class LongAttention(Attention):
             totals = long_attention.sum_blocks(x, layout.places)
             totals = self.global_input_layer_norm(totals)
             if totals.shape[1]:
-                k, v = self.heads(totals, "key", "value")
+                k, v = (y.swapaxes(1, 2) for y in self.heads(totals, "key", "value"))
                 side = long_attention.Side(k, v, bias.side, layout.places)
         q, k, v = self.heads(x, *SELF[0])
         y = long_attention.attend(

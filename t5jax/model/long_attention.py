@@ -57,7 +57,7 @@ class LongBias:
 
 @flax.struct.dataclass
 class Side:
-    """The global tokens as queries see them: `keys` and `values` [B, M, N, H], `bias`, `places`."""
+    """The global tokens as queries see them: `keys` and `values` [B, N, M, H], `bias`, `places`."""
 
     keys: jax.Array
     values: jax.Array
@@ -127,7 +127,7 @@ def attend(
     """
     rows, length, heads, _ = q.shape
     block = bias.shape[1]
-    width = 3 * block + (0 if side is None else side.keys.shape[1])
+    width = 3 * block + (0 if side is None else side.keys.shape[2])
     # All turns are equally long; blocks of padding at the end fill the last one up.
     blocks = -(-length // block)
     turns = min(blocks, -(-blocks * block * width * rows * heads // LOGITS_AT_ONCE))
@@ -135,17 +135,19 @@ def attend(
     turns = -(-blocks // share)
 
     def cut(x: jax.Array) -> jax.Array:
-        """[B, S, …] -> [turns, B, L, …] with L tokens of a turn's share."""
-        end = turns * share * block - length
-        x = jnp.pad(x, ((0, 0), (0, end)) + ((0, 0),) * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(rows, turns, share * block, *x.shape[2:]), 1, 0)
+        """[B, S] or [B, S, N, H] -> [turns, B, 1 or N, L, 1 or H], L tokens of a turn's share."""
+        # Heads come first once for all: a CPU takes twice as long for products that turn them.
+        x = x[:, None, :, None] if x.ndim == 2 else x.swapaxes(1, 2)
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, turns * share * block - length), (0, 0)))
+        x = x.reshape(*x.shape[:2], turns, share * block, x.shape[-1])
+        return jnp.moveaxis(x, 2, 0)
 
     def neighbours(x: jax.Array) -> jax.Array:
-        """[turns, B, L, …] -> [turns, B, T + L + T, …], zero beyond the ends."""
-        edge = jnp.zeros_like(x[:1, :, :block])
-        left = jnp.concatenate([edge, x[:-1, :, -block:]])
-        right = jnp.concatenate([x[1:, :, :block], edge])
-        return jnp.concatenate([left, x, right], axis=2)
+        """[turns, B, N, L, H] -> [turns, B, N, T + L + T, H], zero beyond the ends."""
+        edge = jnp.zeros_like(x[:1, ..., :block, :])
+        left = jnp.concatenate([edge, x[:-1, ..., -block:, :]])
+        right = jnp.concatenate([x[1:, ..., :block, :], edge])
+        return jnp.concatenate([left, x, right], axis=-2)
 
     segments = cut(segments)
     share_of_turn = (
@@ -162,12 +164,12 @@ def attend(
         return _attend_blocks(*share, bias=bias, side=side, dropout_rate=dropout_rate)
 
     if turns == 1:
-        y = turn(jax.tree.map(lambda x: x[0], share_of_turn))
+        y = turn(jax.tree.map(lambda x: x[0], share_of_turn))[None]
     else:
         # The backward pass makes a turn's logits again: kept, they would be the memory that taking
         # turns saves.
         y = jax.lax.map(jax.checkpoint(turn, prevent_cse=False), share_of_turn)
-        y = jnp.moveaxis(y, 0, 1)
+    y = y.transpose(1, 0, 3, 2, 4)
     return y.reshape(rows, -1, *y.shape[-2:])[:, :length]
 
 
@@ -184,54 +186,57 @@ def _attend_blocks(
     side: Side | None,
     dropout_rate: float,
 ) -> jax.Array:
-    """q [B, L, N, H] of K blocks; k and v [B, T + L + T, N, H]; int[B, L], int[B, T + L + T]."""
-    rows, length, heads, _ = q.shape
+    """q [B, N, L, H] of K blocks, k and v [B, N, T + L + T, H] -> [B, N, L, H].
+
+    Segments and places have N and H of 1.
+    """
+    *rows, length, _ = q.shape
     block = bias.shape[1]
     blocks = length // block
     keys = (None, None) if key is None else jax.random.split(key)
 
     def windows(x: jax.Array) -> jax.Array:
-        """[B, T + L + T, …] -> [B, K, 3 T, …]."""
-        x = x.reshape(rows, blocks + 2, block, *x.shape[2:])
-        return jnp.concatenate([x[:, i : i + blocks] for i in range(3)], axis=2)
+        """[B, N, T + L + T, H] -> [B, N, K, 3 T, H]."""
+        x = x.reshape(*x.shape[:2], blocks + 2, block, x.shape[-1])
+        return jnp.concatenate([x[:, :, i : i + blocks] for i in range(3)], axis=3)
 
     at, meets = local_positions(block)
-    own, other = segments.reshape(rows, blocks, block, 1), windows(key_segments)[:, :, None]
+    own = segments.reshape(-1, 1, blocks, block, 1)
+    other = windows(key_segments).swapaxes(3, 4)
     mask = (own == other) & (other != 0) & (jnp.abs(meets - at[:, None]) < block)
     logits = jnp.einsum(
-        "BKTNH,BKSNH->BNKTS",
-        q.reshape(rows, blocks, block, *q.shape[2:]),
+        "BNKTH,BNKSH->BNKTS",
+        q.reshape(*rows, blocks, block, -1),
         windows(k),
         preferred_element_type=jnp.float32,
     )
-    logits = jnp.where(mask[:, None], logits + bias[:, None], MASKED)
-    parts = [logits.reshape(rows, heads, length, -1)]
+    logits = jnp.where(mask, logits + bias[:, None], MASKED)
+    parts = [logits.reshape(*rows, length, -1)]
     if side is not None and own_places is not None:
-        other = side.places.segments[:, None, :]
-        mask = (segments[:, :, None] == other) & (other != 0)
-        logits = jnp.einsum("BLNH,BMNH->BNLM", q, side.keys, preferred_element_type=jnp.float32)
-        logits = logits + _side_bias(side.bias, own_places)
-        parts.append(jnp.where(mask[:, None], logits, MASKED))
+        other = side.places.segments[:, None, None, :]
+        mask = (segments == other) & (other != 0)
+        logits = jnp.einsum("BNLH,BNMH->BNLM", q, side.keys, preferred_element_type=jnp.float32)
+        logits = logits + _side_bias(side.bias, own_places[:, 0, :, 0])
+        parts.append(jnp.where(mask, logits, MASKED))
 
     # One softmax over both parts, which are never put together; the weights are divided by their
     # sum after the products, where that is less work.
     top = functools.reduce(jnp.maximum, [jnp.max(x, -1, keepdims=True) for x in parts])
     parts = [jnp.exp(x - jax.lax.stop_gradient(top)) for x in parts]
-    total = functools.reduce(jnp.add, [jnp.sum(x, -1) for x in parts])
+    total = functools.reduce(jnp.add, [jnp.sum(x, -1, keepdims=True) for x in parts])
     parts = [
         dropout(x.astype(v.dtype), dropout_rate, key) for x, key in zip(parts, keys, strict=False)
     ]
     y = jnp.einsum(
-        "BNKTS,BKSNH->BKTNH",
-        parts[0].reshape(rows, heads, blocks, block, -1),
+        "BNKTS,BNKSH->BNKTH",
+        parts[0].reshape(*rows, blocks, block, -1),
         windows(v),
         preferred_element_type=jnp.float32,
     ).reshape(q.shape)
     if side is not None:
-        y += jnp.einsum(
-            "BNLM,BMNH->BLNH", parts[1], side.values, preferred_element_type=jnp.float32
-        )
-    return (y / total.swapaxes(1, 2)[..., None]).astype(v.dtype)
+        weights = parts[1]
+        y += jnp.einsum("BNLM,BNMH->BNLH", weights, side.values, preferred_element_type=jnp.float32)
+    return (y / total).astype(v.dtype)
 
 
 def _side_bias(bias: jax.Array, own_places: jax.Array) -> jax.Array:
