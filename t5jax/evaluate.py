@@ -86,8 +86,14 @@ class Evaluation:
         rows = [row for _, row in each.cached_model_datasets[task.name].as_numpy_iterator()]
         if not rows:
             raise ValueError(f"task {task.name}: the split to evaluate is empty")
-        inputs = np.stack([row["encoder_input_tokens"] for row in rows])
-        targets = np.stack([row["decoder_target_tokens"] for row in rows])
+        inputs, targets = (
+            # seqio pads with 0, whatever the model does.
+            np.where(ids == 0, t5.config.pad_token_id, ids)
+            for ids in (
+                np.stack([row[name] for row in rows])
+                for name in ("encoder_input_tokens", "decoder_target_tokens")
+            )
+        )
         scores = t5.score_ids(inputs, targets, batch_size=self.batch)
         predicted = t5.generate_ids(inputs, batch_size=self.batch, **options).ids[:, 0]
 
@@ -98,7 +104,7 @@ class Evaluation:
             score_fn=lambda _: list(enumerate(scores)),
         )
         metrics = {name: float(v) for name, v in results.result()[task.name].items()}
-        metrics["loss"] = float(-scores.sum() / max((targets != 0).sum(), 1))
+        metrics["loss"] = float(-scores.sum() / max((targets != t5.config.pad_token_id).sum(), 1))
         metrics["examples"] = len(rows)
         texts = each.cached_task_datasets[task.name].as_numpy_iterator()
         predictions = [

@@ -138,6 +138,9 @@ def _decode(
 class Text2Text:
     """A model, its parameters and its vocabulary.
 
+    Wherever ids go in or out, rows are padded with `config.pad_token_id`: 0 in every model of the
+    family but MADLAD-400's, where it is 1.
+
     Args:
       config: the architecture.
       params: the parameter tree with stacked layers, as `t5jax.model.parameters.init_params`
@@ -206,7 +209,7 @@ class Text2Text:
         """int[B, S] (0 = padding) -> encoder output, its S rounded up."""
         ids = self._ids(input_ids, "input_ids")
         rows, width = ids.shape
-        padded = np.zeros((self._rows(rows), bucket(width, LENGTH_BUCKETS)), np.int32)
+        padded = self._padding(self._rows(rows), bucket(width, LENGTH_BUCKETS))
         padded[:rows, :width] = ids
         with sharding.use(self.mesh):
             hidden = _encode(self._network, self._params, padded)
@@ -228,7 +231,7 @@ class Text2Text:
         inputs = [inputs] if isinstance(inputs, str) else inputs
         targets = [targets] if isinstance(targets, str) else targets
         ids = [[*self.vocabulary.encode(text), self.config.eos_token_id] for text in targets]
-        return self.score_ids(self.text_ids(inputs), _pad(ids))
+        return self.score_ids(self.text_ids(inputs), self._pad(ids))
 
     def score_ids(self, input_ids: Any, target_ids: Any, *, batch_size: int = 64) -> np.ndarray:
         """int[B, S], int[B, T] (0 = padding) -> float32[B]: log p(target | input) in nats."""
@@ -238,12 +241,10 @@ class Text2Text:
         if len(ids) != len(targets):
             raise ValueError(f"{len(ids)} inputs, {len(targets)} targets; give one target an input")
         scores = np.zeros(len(ids), np.float32)
-        for rows in _by_length(ids, batch_size):
-            encoded = self.encode_ids(_trim(ids[rows]))
-            part = _trim(targets[rows])
-            padded = np.zeros(
-                (self._rows(len(rows)), bucket(part.shape[1], LENGTH_BUCKETS)), np.int32
-            )
+        for rows in _by_length(ids != self.config.pad_token_id, batch_size):
+            encoded = self.encode_ids(self._trim(ids[rows]))
+            part = self._trim(targets[rows])
+            padded = self._padding(self._rows(len(rows)), bucket(part.shape[1], LENGTH_BUCKETS))
             padded[: len(rows), : part.shape[1]] = part
             hidden, mask = self._pad_rows(encoded, len(padded))
             with sharding.use(self.mesh):
@@ -284,13 +285,13 @@ class Text2Text:
         self, ids: np.ndarray, settings: GenerationOptions, batch_size: int
     ) -> Generation:
         parts = [
-            (rows, self._generate_encoded(self.encode_ids(_trim(ids[rows])), settings))
-            for rows in _by_length(ids, batch_size)
+            (rows, self._generate_encoded(self.encode_ids(self._trim(ids[rows])), settings))
+            for rows in _by_length(ids != self.config.pad_token_id, batch_size)
         ]
         width = max((part.ids.shape[-1] for _, part in parts), default=0)
         shape = (len(ids), settings.num_return_sequences)
         out = Generation(
-            np.zeros((*shape, width), np.int32),
+            self._padding(*shape, width),
             np.zeros(shape, np.float32),
             np.zeros(shape, np.int32),
         )
@@ -315,7 +316,7 @@ class Text2Text:
         keys = np.zeros((rows, samples, 2), np.uint32)
         for i, row in enumerate(encoded.ids):
             for j in range(samples):
-                keys[i, j] = _row_key(settings.seed, row[row != 0], j)
+                keys[i, j] = _row_key(settings.seed, row[row != config.pad_token_id], j)
         done = np.repeat(np.arange(rows) >= inputs, samples)
         on_cpu = jax.default_backend() == "cpu"
         with sharding.use(self.mesh):
@@ -373,7 +374,8 @@ class Text2Text:
             raise ValueError("this checkpoint is an encoder alone; encode() is all that it does")
 
     def text_ids(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Texts -> int32[B, S], each with its EOS, cut to `max_input_length`, padded with 0.
+        """Texts -> int32[B, S], each with its EOS, cut to `max_input_length`, padded with
+        `config.pad_token_id`.
 
         The first cut is reported on stderr, with the number of tokens lost.
         """
@@ -392,7 +394,21 @@ class Text2Text:
                     self._cut_reported = True
                 ids = ids[: limit - 1]
             rows.append([*ids, self.config.eos_token_id])
-        return _pad(rows)
+        return self._pad(rows)
+
+    def _padding(self, *shape: int) -> np.ndarray:
+        return np.full(shape, self.config.pad_token_id, np.int32)
+
+    def _pad(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        out = self._padding(len(rows), max(map(len, rows), default=0))
+        for row, ids in zip(out, rows, strict=True):
+            row[: len(ids)] = ids
+        return out
+
+    def _trim(self, ids: np.ndarray) -> np.ndarray:
+        """Without the columns at the end that are padding in every row."""
+        used = np.flatnonzero((ids != self.config.pad_token_id).any(axis=0))
+        return ids[:, : used[-1] + 1 if len(used) else 1]
 
     def _ids(self, ids: Any, name: str) -> np.ndarray:
         ids = np.asarray(ids)
@@ -533,24 +549,11 @@ def _row_key(seed: int, ids: np.ndarray, sample: int) -> np.ndarray:
     return np.frombuffer(hashlib.blake2b(text, digest_size=8).digest(), np.uint32)
 
 
-def _pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    out = np.zeros((len(rows), max(map(len, rows), default=0)), np.int32)
-    for row, ids in zip(out, rows, strict=True):
-        row[: len(ids)] = ids
-    return out
-
-
-def _trim(ids: np.ndarray) -> np.ndarray:
-    """Without the columns at the end that are padding in every row."""
-    used = np.flatnonzero((ids != 0).any(axis=0))
-    return ids[:, : used[-1] + 1 if len(used) else 1]
-
-
-def _by_length(ids: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Row numbers in batches of like length, longest first."""
+def _by_length(used: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """bool[B, S], False at padding -> row numbers in batches of like length, longest first."""
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
-    lengths = np.where(ids != 0, np.arange(1, ids.shape[1] + 1), 0).max(axis=1, initial=0)
+    lengths = np.where(used, np.arange(1, used.shape[1] + 1), 0).max(axis=1, initial=0)
     order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]

@@ -30,6 +30,6 @@ def test_checkpoints_notebook_runs_and_agrees_with_transformers(tmp_path, monkey
     assert of('"upper: hello", "upper: note"') == "['HELLO', 'NOTE']"
     best = max(of("t5.score").splitlines(), key=lambda line: float(line.split()[1]))
     assert best.startswith("WORLD ")
-    assert of('format="hf"').strip() == "['BACK']"
+    assert of('format="hf"').strip() == "BACK"
     difference = of("AutoModelForSeq2SeqLM").split()[-1]
     assert float(difference) < 1e-4

@@ -176,3 +176,24 @@ def test_editing_the_parameters_does_not_change_the_model():
         for name in tree:
             tree[name] = tree[name] * 0
     np.testing.assert_array_equal(t5.logits([[5, 6, 1]], [[0, 7]]), before)
+
+
+def test_a_model_that_pads_with_another_id_pads_and_masks_with_it():
+    """As MADLAD-400's: padding 1, end 2."""
+    ids = random_ids(3, 3, 9)
+    ids[ids < 3] = 3
+    ids[0, 4:] = ids[1, 7:] = 0
+    usual = tiny_text2text()
+    config = TINY.replace(pad_token_id=1, eos_token_id=2)
+    other = Text2Text(config, usual.params, ByteVocabulary())
+    renamed = np.where(ids == 0, 1, ids)
+    prefix = [[0, 5, 7]] * 3
+    np.testing.assert_allclose(other.logits(renamed, prefix), usual.logits(ids, prefix), atol=1e-5)
+    np.testing.assert_allclose(
+        other.score_ids(renamed, renamed), usual.score_ids(ids, ids), atol=1e-4
+    )
+    out = other.generate_ids(renamed, max_new_tokens=5)
+    alone = [other.generate_ids(row[row != 1][None], max_new_tokens=5) for row in renamed]
+    for row, length, single in zip(out.ids, out.lengths, alone, strict=True):
+        np.testing.assert_array_equal(row[0, : length[0]], single.ids[0, 0])
+        assert (row[0, length[0] :] == 1).all()
