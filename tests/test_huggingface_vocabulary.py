@@ -1,9 +1,11 @@
 """Hugging Face's folders: what they hold is read exactly, what is written transformers reads."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+import sentencepiece
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from t5jax.vocabulary import (
@@ -325,3 +327,26 @@ def test_a_damaged_tokenizer_json_is_named(trained, tmp_path):
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"^[^\n]*/tokenizer\.json: [^\n]*$"):
         from_huggingface(tmp_path)
+
+
+def test_madlads_special_ids_come_and_go(tmp_path):
+    """Unknown 0, <s> 1, which it pads with, EOS 2, and no <pad>."""
+    output = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the cat sat on the mat", "a dog ran home"] * 5),
+        model_writer=output,
+        vocab_size=20,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        minloglevel=2,
+    )
+    vocabulary = SentencePieceVocabulary(output.getvalue(), 0)
+    write_huggingface(vocabulary, tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    ids = theirs(["the cat ran", "a"], padding=True).input_ids
+    ours = [[*vocabulary.encode(text), 2] for text in ("the cat ran", "a")]
+    assert ids == [ours[0], ours[1] + [1] * (len(ours[0]) - len(ours[1]))]
+    assert from_huggingface(tmp_path) == vocabulary

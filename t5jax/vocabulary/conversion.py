@@ -29,13 +29,13 @@ def to_tokenizer_json(
       ValueError: the model is of a kind that the format cannot express.
     """
     model = parse(vocabulary.model)
-    special = [vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id]
-    names = [model.pieces[i].text for i in special]
-    if names != [PAD, EOS, UNK]:
+    names = [model.pieces[i].text for i in (vocabulary.eos_id, vocabulary.unk_id)]
+    if names != [EOS, UNK]:
         raise ValueError(
-            f"padding, EOS and unknown are called {', '.join(names)} in the SentencePiece model; "
-            f"Hugging Face's T5 tokenizers call them {PAD}, {EOS}, {UNK}"
+            f"EOS and unknown are called {', '.join(names)} in the SentencePiece model; "
+            f"Hugging Face's T5 tokenizers call them {EOS}, {UNK}"
         )
+    names.append(padding(vocabulary))
     sentinels = [f"<extra_id_{i}>" for i in reversed(range(vocabulary.extra_ids))]
     tokenizer = Tokenizer(_model(model, sentinels, vocabulary.unk_id))
     tokenizer.add_special_tokens(
@@ -65,11 +65,27 @@ def to_tokenizer_json(
     return tokenizer.to_str(pretty=True).encode("utf-8")
 
 
+def padding(vocabulary: SentencePieceVocabulary) -> str:
+    """The piece that Hugging Face's tokenizers pad with: T5's <pad>; MADLAD-400 has none, and <s>.
+
+    Raises:
+      ValueError: the model has neither.
+    """
+    pieces = {piece.text for piece in parse(vocabulary.model).pieces}
+    for name in (PAD, "<s>"):
+        if name in pieces:
+            return name
+    raise ValueError(
+        f"the SentencePiece model has no {PAD} and no <s>; Hugging Face's tokenizers pad with one"
+    )
+
+
 def fits_t5_tokenizer(vocabulary: SentencePieceVocabulary) -> bool:
     """Whether transformers' T5Tokenizer, which takes the pieces alone, would give the same ids."""
     model = parse(vocabulary.model)
     return (
         model.model_type == UNIGRAM
+        and model.pieces[vocabulary.pad_id].text == PAD
         and not model.byte_fallback
         and model.add_dummy_prefix
         and model.remove_extra_whitespaces

@@ -11,7 +11,7 @@ from tokenizers import AddedToken
 
 from t5jax.vocabulary.base import Vocabulary
 from t5jax.vocabulary.byte_level import BYTE_EXTRA_IDS, ByteVocabulary
-from t5jax.vocabulary.conversion import fits_t5_tokenizer, to_tokenizer_json
+from t5jax.vocabulary.conversion import fits_t5_tokenizer, padding, to_tokenizer_json
 from t5jax.vocabulary.sentencepiece import SENTENCEPIECE_MODEL, SentencePieceVocabulary
 from t5jax.vocabulary.sentencepiece_model import has_own_sentinels
 from t5jax.vocabulary.tokenizer_json import (
@@ -98,6 +98,7 @@ def write_huggingface(vocabulary: Vocabulary, folder: str | Path) -> None:
     folder = Path(folder)
     files: dict[str, bytes] = {}
     sentinels = [f"<extra_id_{i}>" for i in range(vocabulary.extra_ids)]
+    pad = PAD
     config: dict[str, Any] = {
         "extra_ids": vocabulary.extra_ids,
         # Else transformers 4 makes token_type_ids, which T5 refuses, and takes spaces out of texts.
@@ -113,6 +114,7 @@ def write_huggingface(vocabulary: Vocabulary, folder: str | Path) -> None:
             config["tokenizer_class"] = "T5Tokenizer" if t5 else _FAST_CLASS
             # Else transformers 4 puts a space after every sentinel.
             config["legacy"] = False
+            pad = padding(vocabulary)
             files[SENTENCEPIECE_MODEL] = vocabulary.model
             files[TOKENIZER_JSON] = to_tokenizer_json(vocabulary)
         case TokenizerJsonVocabulary():
@@ -123,7 +125,7 @@ def write_huggingface(vocabulary: Vocabulary, folder: str | Path) -> None:
             files[TOKENIZER_JSON] = vocabulary.json
         case _:
             raise TypeError(f"Hugging Face has no tokenizer like {vocabulary!r}")
-    special: dict[str, Any] = {"eos_token": EOS, "pad_token": PAD, "unk_token": UNK}
+    special: dict[str, Any] = {"eos_token": EOS, "pad_token": pad, "unk_token": UNK}
     special["additional_special_tokens"] = sentinels
     files[_CONFIG] = _dump(special | config)
     files[_SPECIAL] = _dump(special)
