@@ -336,6 +336,7 @@ def test_madlads_special_ids_come_and_go(tmp_path):
         sentence_iterator=iter(["the cat sat on the mat", "a dog ran home"] * 5),
         model_writer=output,
         vocab_size=20,
+        hard_vocab_limit=False,
         unk_id=0,
         bos_id=1,
         eos_id=2,
