@@ -451,19 +451,21 @@ def test_a_hub_id_out_of_reach_fails_at_once_and_a_cached_one_loads(folder, tmp_
     """In processes of their own: the hub's library reads its environment when it is imported."""
     script = "import sys, t5jax; print(t5jax.load(sys.argv[1]).config.d_ff)"
 
-    def load(name):
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    def load(name, **setting):
+        environment = {**os.environ, **setting, "HF_HOME": str(tmp_path / "hf")}
         command = [sys.executable, "-c", script, name]
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
-    result = load("someone/small")
-    assert "someone/small is no folder here, the hub is out of reach" in result.stderr
+    for setting in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
+        result = load("someone/small", **setting)
+        assert "someone/small is no folder here, the hub is out of reach" in result.stderr
+        assert "Retrying" not in result.stderr
     # The cache as the hub's library lays it out.
     repo = tmp_path / "hf" / "hub" / "models--someone--small"
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text("1" * 40)
     shutil.copytree(folder, repo / "snapshots" / ("1" * 40))
-    assert load("someone/small").stdout.strip() == "96"
+    assert load("someone/small", HF_HUB_OFFLINE="1").stdout.strip() == "96"
 
 
 def test_a_model_without_a_vocabulary_works_on_ids_and_says_how_to_get_one(tmp_path):

@@ -29,7 +29,9 @@ def download(repo: str) -> Path:
       FileNotFoundError: the hub has no such repository, or is out of reach and nothing is cached.
     """
     try:
-        files = huggingface_hub.HfApi().list_repo_files(repo)
+        # Not list_repo_files, which tries again for half a minute where there is no network.
+        siblings = huggingface_hub.HfApi().model_info(repo, timeout=10).siblings or []
+        files = [sibling.rfilename for sibling in siblings]
         weights = next((p for p in _WEIGHTS if any(Path(f).match(p) for f in files)), _WEIGHTS[0])
         patterns = [weights, *_OTHER]
         return Path(huggingface_hub.snapshot_download(repo, allow_patterns=patterns))
