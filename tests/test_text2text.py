@@ -144,6 +144,7 @@ def test_import_is_light_and_quick():
 def test_a_mesh_of_eight_devices_gives_what_one_gives(tmp_path):
     path = str(tmp_path / "model")
     tiny_text2text().save(path)
+    tiny_text2text().save(f"{path}-hf", format="hf")
     code = f"""
 import jax, numpy, t5jax
 from t5jax.config import MeshConfig
@@ -156,6 +157,12 @@ for options in ({{}}, {{"do_sample": True}}):
     assert eight.generate(texts, **options) == one.generate(texts, **options)
 numpy.testing.assert_allclose(eight.score(texts, texts), one.score(texts, texts), rtol=1e-4)
 jax.tree.map(numpy.testing.assert_array_equal, eight.params, one.params)
+for format in ("", "-hf"):
+    again = t5jax.load({path!r} + format, mesh=mesh)
+    assert again.generate(texts, max_new_tokens=7) == one.generate(texts, max_new_tokens=7)
+    jax.tree.map(numpy.testing.assert_array_equal, again.params, one.params)
+    kernel = again._params["encoder"]["layers_1"]["self_attention"]["query_key_value"]
+    assert kernel.size // kernel.addressable_shards[0].data.size == 4
 wide = eight._params["decoder"]["layers_0"]["mlp"]["wi"]
 print("cut in", wide.size // wide.addressable_shards[0].data.size)
 """
