@@ -17,6 +17,7 @@ if [ "$#" -eq 0 ]; then
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
     .venv/bin/mypy
-    set -- -m "not slow"
+    # Two at a time: compiling, which most of them do, keeps one core busy.
+    set -- -m "not slow" -n 2 --dist loadfile
 fi
 exec .venv/bin/python -m pytest "$@"

@@ -45,7 +45,7 @@ def random_torch(
             elif "relative_attention_bias" in name:
                 weight.copy_(2 * noise)
             elif "shared" in name:
-                weight.copy_(0.5 * noise)
+                weight.copy_(0.6 * noise)
             elif name.endswith("q.weight"):  # T5's own scale: the 1/sqrt(d) of its attention
                 weight.copy_(noise * (weight.shape[1] * config.d_kv) ** -0.5)
             else:

@@ -84,7 +84,12 @@ def config_file(folder, **sections):
     return str(file)
 
 
-@pytest.mark.parametrize("format", ["hf", "t5x", "t5jax"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "format", ["hf", pytest.param("t5x", marks=SLOW), pytest.param("t5jax", marks=SLOW)]
+)
 def test_a_run_starts_from_a_checkpoint_of_every_format(tmp_path, format, capsys):
     """Its first loss is the checkpoint's own; model and vocabulary need not be repeated."""
     source = t5jax.Text2Text(V1_0, lively_params(V1_0), ByteVocabulary())
@@ -100,6 +105,7 @@ def test_a_run_starts_from_a_checkpoint_of_every_format(tmp_path, format, capsys
     assert [row["step"] for row in rows] == [1, 2]
 
 
+@SLOW
 def test_a_begun_run_no_longer_needs_what_it_started_from(tmp_path, capsys):
     tiny_text2text().save(tmp_path / "source")
     file = config_file(tmp_path, init=str(tmp_path / "source"))

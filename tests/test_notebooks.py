@@ -18,6 +18,7 @@ def shown(cell) -> str:
     )
 
 
+@pytest.mark.slow
 def test_checkpoints_notebook_runs_and_agrees_with_transformers(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     notebook = nbformat.read(FOLDER / "checkpoints.ipynb", as_version=4)
