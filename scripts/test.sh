@@ -18,6 +18,6 @@ if [ "$#" -eq 0 ]; then
     .venv/bin/ruff format --check .
     .venv/bin/mypy
     # Two at a time: compiling, which most of them do, keeps one core busy.
-    set -- -m "not slow" -n 2 --dist loadfile
+    set -- -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 fi
 exec .venv/bin/python -m pytest "$@"
