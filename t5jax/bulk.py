@@ -43,13 +43,14 @@ def generate_each(
       batch_tokens: tokens of a batch, at most: rows times the lengths of input and output, each
         rounded up. One row is always decoded.
       window: texts sorted together, and read before the first result; default: 32 full batches.
-      options: those of `t5.generate`.
+      options: see `GenerationOptions`.
 
     Raises:
-      ValueError: a bad option, before the first text is read.
+      ValueError: an unknown option or a value out of range, before the first text is read.
     """
-    for name, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
-        if value < 1:
+    sizes = {"batch_size": batch_size, "batch_tokens": batch_tokens, "window": window}
+    for name, value in sizes.items():
+        if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     settings = t5.generation.replace(options)
     out = bucket(settings.max_new_tokens, LENGTH_BUCKETS)
@@ -122,7 +123,10 @@ def unfinished(path: str | Path, job: Mapping[str, Any]) -> Iterator[tuple[TextI
         done = _keep_whole_lines(path)
     else:
         path.write_bytes(b"")
-        note.write_text(json.dumps(job), encoding="utf-8")
+        # Whole or not there, whenever the process is killed.
+        temporary = note.with_name(note.name + ".tmp")
+        temporary.write_text(json.dumps(job), encoding="utf-8")
+        os.replace(temporary, note)
     with path.open("a", encoding="utf-8") as stream:
         yield stream, done
     note.unlink()

@@ -18,7 +18,7 @@ from t5jax import programs, sharding
 from t5jax.decoding.beam import Search
 from t5jax.decoding.controls import Controls, Ids, LogitsProcessor, Prefix, make_processors
 from t5jax.decoding.options import GenerationOptions
-from t5jax.decoding.shortlist import Shortlist, make_shortlist
+from t5jax.decoding.shortlist import BLOCK, BLOCKS, Shortlist, make_shortlist
 from t5jax.decoding.stopping import StopStrings
 from t5jax.model.config import T5Config
 from t5jax.model.network import T5
@@ -241,21 +241,20 @@ class Decoder:
         ids = decoded.ids.reshape(rows, samples, -1)[:inputs, :, : lengths.max()]
         scores = decoded.scores.reshape(rows, samples)[:inputs]
         result = Generation(ids, scores, lengths)
-        if controls.shortlist is None:
-            with sharding.use(self.mesh):
-                return self._explain(hidden, mask, request, result)
-        if not request.scores:
-            return dataclasses.replace(result, scores=np.full_like(scores, np.nan))
-        # The head was not read whole: the scores come of one pass over the finished ids.
-        wanted = dataclasses.replace(request, token_scores=True)
+        # With a shortlist the head is not read whole: scores come of a pass over the finished ids.
+        late = controls.shortlist is not None
+        tokens = request.token_scores or (late and request.scores)
         with sharding.use(self.mesh):
+            wanted = dataclasses.replace(request, token_scores=tokens)
             result = self._explain(hidden, mask, wanted, result)
-        tokens = result.token_scores
-        return dataclasses.replace(
-            result,
-            scores=scores if tokens is None else tokens.sum(axis=-1),
-            token_scores=tokens if request.token_scores else None,
-        )
+        if not late:
+            return result
+        if result.token_scores is not None:
+            scores = result.token_scores.sum(axis=-1)
+        elif not request.scores:
+            scores = np.full_like(scores, np.nan)
+        kept = result.token_scores if request.token_scores else None
+        return dataclasses.replace(result, scores=scores, token_scores=kept)
 
     @functools.cached_property
     def shortlist(self) -> Shortlist | None:
@@ -267,7 +266,8 @@ class Decoder:
         if "head" in self.params:
             kernel = self.params["head"]["kernel"]
         plain = self.mesh is None and getattr(kernel, "dtype", None) == jnp.float32
-        if not plain or jax.default_backend() != "cpu" or kernel.size < SHORTLIST_SIZE:
+        large = kernel.size >= SHORTLIST_SIZE and kernel.shape[0] > BLOCK * (BLOCKS + 1)
+        if not plain or not large or jax.default_backend() != "cpu":
             return None
         return make_shortlist(kernel)
 

@@ -92,3 +92,15 @@ def test_greedy_decoding_gives_the_same_ids_and_scores_with_and_without(name, mo
     np.testing.assert_array_equal(found.ids, expected.ids)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
     np.testing.assert_allclose(found.token_scores, expected.token_scores, atol=1e-4)
+
+
+def test_what_is_asked_for_beside_scores_comes_without_them(monkeypatch):
+    monkeypatch.setattr(generation, "SHORTLIST_SIZE", 0)
+    config = TINY.replace(vocab_size=1024)
+    t5 = Text2Text(config, lively_params(config), ByteVocabulary(700))
+    assert t5._decoder.shortlist is not None
+    result = t5.generate_ids(
+        random_ids(3, 1, 9), max_new_tokens=4, return_scores=False, return_cross_attention=True
+    )
+    assert np.isnan(result.scores).all() and result.token_scores is None
+    np.testing.assert_allclose(result.cross_attention.sum(-1), 1, atol=1e-5)
