@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from t5jax.data import TrainData
 from t5jax.data.loader import _readers
 from t5jax.data.packing import Examples, pack, to_batch
 from t5jax.data.prefetch import Prefetcher
+from tests.devices import environment
 
 LENGTHS = LengthsConfig(inputs=24, targets=16)
 FEATURES = {
@@ -444,12 +444,12 @@ np.savez(folder / "next.npz", *[batch.encoder_input_tokens for batch in batches]
 """
 
 
-def _run(script: str, *arguments: str, **environment: str) -> str:
+def _run(script: str, *arguments: str, devices: int = 1) -> str:
     root = Path(__file__).parents[1]
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         cwd=root,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", **environment},
+        env=environment(devices),
         capture_output=True,
         text=True,
     )
@@ -680,7 +680,7 @@ except ValueError as error:
 
 
 def test_batches_lie_on_eight_devices_as_the_sharding_says():
-    out = _run(PLACE, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    out = _run(PLACE, devices=8)
     assert "data.batch=6 rows" in json.loads(out.splitlines()[-1])
 
 

@@ -1,7 +1,6 @@
 """Loading holds one parameter at a time: peaks of processes of their own."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from t5jax.formats import huggingface
 from t5jax.formats.checkpoint import Tensor, paths
 from t5jax.model.config import VARIANTS, T5Config
+from tests.devices import environment
 
 # Loads argv[1] and prints the peak of anonymous pages above the idle process, in bytes.
 PROGRAM = """
@@ -75,12 +75,8 @@ def peak(tmp_path: Path, config: T5Config, devices: int) -> tuple[int, int]:
     count = write_empty(tmp_path / "model", config)
     small = config.replace(d_model=64, d_ff=64, d_kv=8, num_heads=8, vocab_size=128)
     write_empty(tmp_path / "small", small.replace(num_layers=1, num_decoder_layers=1))
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "model"), str(tmp_path / "small")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment(devices), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return int(done.stdout), count
 

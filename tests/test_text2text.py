@@ -12,6 +12,7 @@ import pytest
 import t5jax
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
+from tests.devices import environment
 from tests.models import TINY, lively_params, random_ids, tiny_text2text
 
 TEXTS = ["hello", "", "a longer input, with words", "ü"]
@@ -169,10 +170,9 @@ for format in ("", "-hf"):
 wide = eight._params["decoder"]["layers_0"]["mlp"]["wi"]
 print("cut in", wide.size // wide.addressable_shards[0].data.size)
 """
-    flags = "--xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env=environment(devices=8),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split()[-1] == "4"  # over fsdp and tensor

@@ -29,6 +29,7 @@ from t5jax.training.flops import peak_flops, step_flops
 from t5jax.training.optimizers import make_optimizer
 from t5jax.training.schedules import make_schedule
 from t5jax.training.step import TrainState, init_state, make_step
+from tests.devices import environment
 from tests.models import TINY, lively_params, random_ids
 
 CONFIG = {
@@ -63,11 +64,6 @@ def write_config(folder: Path, **sections) -> Path:
 def command(*words: str) -> list[str]:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     return [sys.executable, "-m", "t5jax.cli", *map(str, words)]
-
-
-def environment(devices: int = 1) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
 def run(*words: str, devices: int = 1, code: int = 0) -> str:
