@@ -265,11 +265,12 @@ class Decoder:
         kernel = self.params["token_embedder"]["embedding"]
         if "head" in self.params:
             kernel = self.params["head"]["kernel"]
-        plain = self.mesh is None and getattr(kernel, "dtype", None) == jnp.float32
-        large = kernel.size >= SHORTLIST_SIZE and kernel.shape[0] > BLOCK * (BLOCKS + 1)
-        if not plain or not large or jax.default_backend() != "cpu":
+        if self.mesh is not None or jax.default_backend() != "cpu":
             return None
-        return make_shortlist(kernel)
+        if getattr(kernel, "dtype", None) != jnp.float32:  # another type, or quantized
+            return None
+        large = kernel.size >= SHORTLIST_SIZE and kernel.shape[0] > BLOCK * (BLOCKS + 1)
+        return make_shortlist(kernel) if large else None
 
     def stream(self, encoded: Encoded, request: Request) -> Iterator[list[int]]:
         """The ids of one input as they are decided."""
