@@ -26,7 +26,7 @@ from peers import (
 
 import t5jax
 from t5jax.model.parameters import for_inference
-from t5jax.model.quantized import quantize
+from t5jax.model.quantized import Scheme, quantize
 from t5jax.vocabulary import ByteVocabulary
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     vocabulary = ByteVocabulary(config.vocab_size - 259)
     plain = t5jax.Text2Text(config, params, vocabulary, dtype=arguments.dtype)
     small = t5jax.Text2Text(
-        config, jax.jit(lambda p: quantize(for_inference(p)))(params), vocabulary
+        config, jax.jit(lambda p: quantize(for_inference(p), Scheme("int8")))(params), vocabulary
     )
     decoders = {
         f"t5jax {arguments.dtype}": ours(plain),

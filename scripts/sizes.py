@@ -6,12 +6,13 @@ python scripts/sizes.py t5_small t5_1_1_xxl
 from __future__ import annotations
 
 import argparse
+import functools
 
 import jax
 
 import t5jax
 from t5jax.model.parameters import abstract_params, count_parameters
-from t5jax.model.quantized import quantize
+from t5jax.model.quantized import Scheme, quantize
 
 
 def main() -> None:
@@ -19,12 +20,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("variants", nargs="*", default=list(t5jax.VARIANTS), metavar="VARIANT")
-    print(f"{'':24}{'parameters':>16}{'float32':>12}{'bfloat16':>12}{'int8':>12}   GB")
+    columns = ("parameters", "float32", "bfloat16", "int8", "int4")
+    print(f"{'':24}{columns[0]:>16}" + "".join(f"{name:>12}" for name in columns[1:]) + "   GB")
     for name in parser.parse_args().variants:
         tree = abstract_params(t5jax.VARIANTS[name], inference=True)
         # Tables that are only looked up, norms and scales stay in float32.
-        small = jax.eval_shape(quantize, tree)
-        sizes = (gigabytes(tree), gigabytes(tree) / 2, gigabytes(small))
+        small = [
+            gigabytes(jax.eval_shape(functools.partial(quantize, scheme=Scheme(kind)), tree))
+            for kind in ("int8", "int4")
+        ]
+        sizes = (gigabytes(tree), gigabytes(tree) / 2, *small)
         row = "".join(f"{size:12.3f}" for size in sizes)
         print(f"{name:24}{count_parameters(tree):>16,}{row}", flush=True)
 

@@ -336,6 +336,7 @@ def _generate(arguments: argparse.Namespace) -> None:
                 "input": arguments.input or arguments.texts,
                 "dtype": arguments.dtype,
                 "quantize": arguments.quantize,
+                "float_head": arguments.float_head,
                 "options": options,
             }
             output, done = stack.enter_context(unfinished(arguments.output, job))
@@ -396,8 +397,19 @@ def _lines(source: str) -> Iterator[str]:
 
 def _add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--quantize", choices=("int8",), help="kernels in a byte a weight")
+    _add_quantization(parser)
     parser.add_argument("--vocabulary", help="`bytes` or a SentencePiece file (the checkpoint's)")
+
+
+def _add_quantization(parser: argparse.ArgumentParser, more: str = "") -> None:
+    parser.add_argument(
+        "--quantize",
+        choices=("int8", "int4"),
+        help="kernels in eight or four bits a weight" + more,
+    )
+    parser.add_argument(
+        "--float_head", action="store_true", help="with --quantize: leave the head as it is"
+    )
 
 
 def _load(arguments: argparse.Namespace) -> t5jax.Text2Text:
@@ -406,6 +418,7 @@ def _load(arguments: argparse.Namespace) -> t5jax.Text2Text:
         dtype=arguments.dtype,
         vocabulary=arguments.vocabulary,
         quantize=arguments.quantize,
+        quantize_head=not arguments.float_head,
     )
 
 
@@ -482,9 +495,7 @@ def _add_convert(commands: Any) -> None:
     parser.add_argument("target", metavar="DST", help="the folder to write")
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="(as in SRC)")
-    parser.add_argument(
-        "--quantize", choices=("int8",), help="kernels in a byte a weight; --format t5jax only"
-    )
+    _add_quantization(parser, "; --format t5jax only")
     parser.add_argument("--vocabulary", help="`bytes` or a SentencePiece file (that of SRC)")
     parser.add_argument(
         "--allow",
@@ -509,6 +520,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     from t5jax.config_files import parse_yaml
     from t5jax.formats.detect import open_checkpoint, write_checkpoint
+    from t5jax.model.quantized import Scheme
 
     if Path(arguments.target).exists():
         raise FileExistsError(f"{arguments.target} exists; choose another folder or delete it")
@@ -523,11 +535,11 @@ def _convert(arguments: argparse.Namespace) -> None:
     )
     dtype = None if arguments.dtype is None else jnp.dtype(arguments.dtype)
     if arguments.quantize:
-        source = checkpoint
+        source, scheme = checkpoint, Scheme(arguments.quantize, not arguments.float_head)
         checkpoint = dataclasses.replace(
             source,
             quantized=lambda dtype, mesh: source.params(
-                dtype or np.float32, mesh, inference=True, quantize=True
+                dtype or np.float32, mesh, inference=True, quantize=scheme
             ),
         )
     console = Console(stderr=True)

@@ -23,7 +23,7 @@ from t5jax.generation import LENGTH_BUCKETS, Decoder, Encoded, Generation, Reque
 from t5jax.model.config import T5Config
 from t5jax.model.network import T5
 from t5jax.model.parameters import Params, abstract_params, for_inference, from_inference
-from t5jax.model.quantized import Quantized, dequantize, is_quantized, output_sharding
+from t5jax.model.quantized import Kind, Quantized, Scheme, dequantize, map_kernels, scheme_of
 from t5jax.vocabulary import Vocabulary
 from t5jax.vocabulary.texts import pieces
 
@@ -335,7 +335,12 @@ class Text2Text:
           ValueError: unknown format, or one that has no such model.
           FileExistsError: `path` exists.
         """
-        quantized = is_quantized(self._params)
+        quantized = scheme_of(self._params) is not None
+
+        def cast(dtype: Any) -> Params:
+            # Quantized kernels stay what they are.
+            return map_kernels(lambda x: x.astype(dtype), self._params) if dtype else self._params
+
         generation = dataclasses.asdict(self.generation)
         default = dataclasses.asdict(GenerationOptions())
         checkpoint = Checkpoint(
@@ -346,7 +351,7 @@ class Text2Text:
             generation={k: v for k, v in generation.items() if v != default[k]},
             max_input_length=self.max_input_length,
             stacked=lambda dtype, mesh: jax.tree.map(lambda x: x.astype(dtype), self.params),
-            quantized=(lambda dtype, mesh: self._params) if quantized else None,
+            quantized=(lambda dtype, mesh: cast(dtype)) if quantized else None,
         )
         write_checkpoint(path, checkpoint, format, dtype=dtype and jnp.dtype(dtype))
 
@@ -416,7 +421,8 @@ def load(
     *,
     vocabulary: str | Path | Vocabulary | None = None,
     allow: str | Iterable[str] = (),
-    quantize: str | None = None,
+    quantize: Kind | None = None,
+    quantize_head: bool = True,
     **changes: Any,
 ) -> Text2Text:
     """Loads a model: a t5jax run or saved model, a Hugging Face folder or hub id, T5X's format.
@@ -432,8 +438,10 @@ def load(
       mesh: devices to spread the parameters over; default: the first device.
       vocabulary: in place of the checkpoint's: a `Vocabulary`, "bytes", or a SentencePiece file.
       allow: regular expressions of tensors that the files may hold in vain, or lack.
-      quantize: "int8" keeps the kernels, the head's too, in a quarter of float32's bytes: faster
-        where few rows are decoded, and a little less exact. Default: as the checkpoint is.
+      quantize: "int8" keeps the kernels in a quarter of float32's bytes: faster where few rows are
+        decoded, and a little less exact; "int4" in an eighth, slower and less exact than "int8".
+        Default: as the checkpoint is.
+      quantize_head: whether the output head is among them, the embedding where that is the head.
       changes: fields of `T5Config` that are to be otherwise than the checkpoint says.
 
     Raises:
@@ -442,13 +450,12 @@ def load(
     """
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype={dtype!r} must be 'float32' or 'bfloat16'")
-    if quantize not in (None, "int8"):
-        raise ValueError(f"quantize={quantize!r} must be 'int8', or None")
+    scheme = None if quantize is None else Scheme(quantize, quantize_head)
     checkpoint = open_checkpoint(path, vocabulary=vocabulary, allow=allow, **changes)
     keep_compiled_programs()
     return Text2Text(
         checkpoint.config,
-        checkpoint.params(jnp.dtype(dtype), mesh, inference=True, quantize=quantize is not None),
+        checkpoint.params(jnp.dtype(dtype), mesh, inference=True, quantize=scheme),
         checkpoint.vocabulary,
         dtype=dtype,
         mesh=mesh,
@@ -497,7 +504,7 @@ def check_params(config: T5Config, params: Params) -> None:
     """Raises ValueError, naming the first parameter that is missing, unknown or misshapen."""
     inference = "layers" not in params.get("encoder", {"layers": None})
     expected = dict(jax.tree.leaves_with_path(abstract_params(config, inference=inference)))
-    given = dict(jax.tree.leaves_with_path(params, is_leaf=_is_quantized))
+    given = dict(jax.tree.leaves_with_path(params, is_leaf=lambda x: isinstance(x, Quantized)))
     for path in expected.keys() | given.keys():
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if path not in given:
@@ -523,16 +530,10 @@ def _place(config: T5Config, params: Params, dtype: Any, mesh: Mesh | None) -> P
 
     def put(x: Any, where: jax.sharding.Sharding) -> Any:
         if isinstance(x, Quantized):
-            scale = jax.device_put(x.scale, output_sharding(where, x.scale.ndim))
-            return Quantized(jax.device_put(x.digits, where), scale)
+            return jax.device_put(x, x.places(where))
         return jax.device_put(x.astype(dtype), where)
 
-    places = placements(config, mesh, inference=True)
-    return jax.tree.map(put, params, places, is_leaf=_is_quantized)
-
-
-def _is_quantized(x: Any) -> bool:
-    return isinstance(x, Quantized)
+    return map_kernels(put, params, placements(config, mesh, inference=True))
 
 
 def _by_length(used: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:

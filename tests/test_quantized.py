@@ -1,4 +1,6 @@
-"""Models in int8: how near they are, and that they are saved and loaded."""
+"""Quantized models: how near they are, and that they are saved and loaded."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,9 @@ from hypothesis import strategies as st
 
 import t5jax
 from t5jax.cli import main
+from t5jax.model import quantized
 from t5jax.model.parameters import for_inference
-from t5jax.model.quantized import Quantized, is_quantized, multiply, quantize
+from t5jax.model.quantized import Int4, Int8, Quantized, Scheme, multiply, quantize, scheme_of
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
 from tests.models import TINY, lively_params, random_ids, tiny_text2text
@@ -18,27 +21,58 @@ from tests.models import TINY, lively_params, random_ids, tiny_text2text
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 1000), st.integers(1, 2), st.booleans())
-def test_a_kernel_is_rounded_to_the_nearest(seed, contracted, zero):
+def test_a_kernel_of_eight_bits_is_the_nearest_there_is(seed, contracted, zero):
     rng = np.random.default_rng(seed)
     kernel = (rng.normal(size=(5, 3, 8)) * rng.lognormal(size=(5, 1, 1), sigma=3)).astype("f")
     kernel[0] *= not zero
     for xp in (np, jnp):
-        quantized = Quantized.of(kernel, contracted, xp)
-        assert quantized.shape == kernel.shape
-        assert quantized.scale.shape == kernel.shape[: 3 - contracted]
-        step = np.reshape(quantized.scale, (*quantized.scale.shape, *[1] * contracted))
-        assert (np.abs(quantized.expand() - kernel) <= step * 0.50001).all()
-        largest = np.abs(quantized.digits).max(axis=tuple(range(3 - contracted, 3)))
+        small = Int8.of(kernel, contracted, xp)
+        assert small.shape == kernel.shape
+        assert small.scale.shape == kernel.shape[: 3 - contracted]
+        step = np.reshape(small.scale, (*small.scale.shape, *[1] * contracted))
+        assert (np.abs(small.expand() - kernel) <= step * 0.50001).all()
+        largest = np.abs(small.digits).max(axis=tuple(range(3 - contracted, 3)))
         assert set(np.unique(largest)) <= {0, 127}
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 1000), st.integers(1, 2), st.sampled_from([2, 8, 48, 128]))
+def test_a_kernel_of_four_bits_is_as_near_as_its_groups_allow(seed, contracted, width):
+    rng = np.random.default_rng(seed)
+    size = (3, 2, width)
+    kernel = (rng.normal(size=size) * rng.lognormal(size=size)).astype("f")
+    kernel[0, :, : width // 2] = 0
+    group = {2: 1, 8: 4, 48: 8, 128: 32}[width]
+    small = Int4.of(kernel, contracted, np)
+    same = Int4.of(jnp.asarray(kernel), contracted, jnp)
+    jax.tree.map(np.testing.assert_array_equal, small, same)
+    assert small.shape == kernel.shape and small.digits.nbytes == kernel.size // 2
+    assert small.factors.nbytes == kernel.size // group // 2
+    groups = np.abs(kernel).reshape(3, 2, width // group, group).max(-1)
+    whole = np.abs(kernel).max(axis=tuple(range(3 - contracted, 3)), keepdims=True)
+    # A group's unit is the least that reaches its largest weight, in sixteenths of the output's.
+    steps = np.clip(np.ceil(groups / np.maximum(whole, 1e-30) * 16 - 1e-4), 1, 16)
+    unit = np.repeat(steps * whole / (16 * 7), group, axis=-1)
+    assert (np.abs(np.asarray(small.expand()) - kernel) <= 0.5001 * unit).all()
+
+
+def test_an_odd_dimension_has_no_four_bits():
+    with pytest.raises(ValueError, match="7 of them are odd"):
+        Int4.of(np.ones((3, 7), "f"))
+    with pytest.raises(ValueError, match="mlp/wo: int4"):
+        Scheme("int4").of(("mlp", "wo"), np.ones((3, 7), "f"), tied=True)
+
+
+@pytest.mark.parametrize("make", [Int8.of, Int4.of])
 @pytest.mark.parametrize("rows", [1, 2, 16])
-def test_a_product_is_that_of_the_rounded_kernel(rows):
+def test_a_product_is_that_of_the_rounded_kernel(rows, make, monkeypatch):
+    monkeypatch.setattr(quantized, "BLOCK", 64 * 7)  # so that four bits take six blocks
     rng = np.random.default_rng(rows)
-    w = Quantized.of(jnp.asarray(rng.normal(size=(40, 64)), jnp.float32))
+    w = make(jnp.asarray(rng.normal(size=(40, 64)), jnp.float32))
     x = rng.normal(size=(rows, 64)).astype("f")
     kernel = np.asarray(w.expand(), np.float64)
-    y = jax.jit(multiply, static_argnums=2)(x, w, jnp.float32)
+    # A function of its own: a constant is no part of what tells compiled programs apart.
+    y = jax.jit(lambda x, w: multiply(x, w, jnp.float32))(x, w)
     # Half a unit in every entry of x; of one row, half a unit of a second digit.
     unit = np.abs(x).max(axis=1, keepdims=True) / 127 / (254 if rows == 1 else 1)
     bound = 0.5 * unit * np.abs(kernel).sum(axis=1) + 1e-5
@@ -55,9 +89,9 @@ CONFIGS = {
 def test_logits_are_near_those_in_float32(name):
     config, params = CONFIGS[name], lively_params(CONFIGS[name])
     plain = Text2Text(config, params, ByteVocabulary())
-    tree = jax.jit(lambda p: quantize(for_inference(p)))(params)
+    tree = jax.jit(lambda p: quantize(for_inference(p), Scheme("int8")))(params)
     small = Text2Text(config, tree, ByteVocabulary())
-    assert is_quantized(small._params)
+    assert scheme_of(small._params) == Scheme("int8")
     assert ("token_embedder" in str(_quantized_paths(small))) == config.tie_word_embeddings
     inputs, prefix = random_ids(0, 4, 9), random_ids(1, 4, 6)
     expected = np.asarray(plain.logits(inputs, prefix))
@@ -80,14 +114,16 @@ def _quantized_paths(t5: Text2Text) -> list:
     return [path for path, leaf in leaves if isinstance(leaf, Quantized)]
 
 
-def test_a_quantized_model_is_saved_and_loaded_bit_for_bit(tmp_path, capsys):
+@pytest.mark.parametrize("kind, head", [("int8", True), ("int4", True), ("int4", False)])
+def test_a_quantized_model_is_saved_and_loaded_bit_for_bit(kind, head, tmp_path, capsys):
     tiny_text2text().save(tmp_path / "float")
     tiny_text2text().save(tmp_path / "hf", format="hf")
-    small = t5jax.load(tmp_path / "float", quantize="int8")
+    small = t5jax.load(tmp_path / "float", quantize=kind, quantize_head=head)
+    assert scheme_of(small._params) == Scheme(kind, head)
     small.save(tmp_path / "small")
     main(["convert", str(tmp_path / "hf"), str(tmp_path / "converted"), "--format", "t5jax",
-          "--quantize", "int8"])  # fmt: skip
-    from_hf = t5jax.load(tmp_path / "hf", vocabulary="bytes", quantize="int8")
+          "--quantize", kind, *([] if head else ["--float_head"])])  # fmt: skip
+    from_hf = t5jax.load(tmp_path / "hf", vocabulary="bytes", quantize=kind, quantize_head=head)
     for other in (t5jax.load(tmp_path / "small"), t5jax.load(tmp_path / "converted"), from_hf):
         assert _quantized_paths(other) == _quantized_paths(small)
         jax.tree.map(np.testing.assert_array_equal, other._params, small._params)
@@ -95,7 +131,8 @@ def test_a_quantized_model_is_saved_and_loaded_bit_for_bit(tmp_path, capsys):
         sum(f.stat().st_size for f in (tmp_path / name / "checkpoints").rglob("*") if f.is_file())
         for name in ("float", "small")
     ]
-    assert sizes[1] < 0.75 * sizes[0]  # much of so small a model is no kernel
+    # Much of so small a model is no kernel, and its head is among the largest.
+    assert sizes[1] < (0.75 if head else 1) * sizes[0]
     for call in (
         lambda: small.save(tmp_path / "no", format="hf"),
         lambda: t5jax.formats.detect.open_checkpoint(tmp_path / "small").params(),
@@ -106,13 +143,14 @@ def test_a_quantized_model_is_saved_and_loaded_bit_for_bit(tmp_path, capsys):
     assert not (tmp_path / "no").exists()
 
 
-def test_bytes_are_a_quarter():
+@pytest.mark.parametrize("kind, share", [("int8", 1 / 4), ("int4", 1 / 8 + 1 / 256)])
+def test_bytes_are_a_quarter_or_an_eighth(kind, share):
     for name in ("t5_base", "t5_1_1_xxl", "mt5_xl"):
         config = t5jax.VARIANTS[name]
         tree = t5jax.model.parameters.abstract_params(config, inference=True)
-        small = jax.eval_shape(quantize, tree)
+        small = jax.eval_shape(functools.partial(quantize, scheme=Scheme(kind)), tree)
         full, less = (
             sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(t)) for t in (tree, small)
         )
         looked_up = 0 if config.tie_word_embeddings else config.vocab_size * config.d_model * 4
-        assert (less - looked_up) / (full - looked_up) == pytest.approx(0.25, abs=0.002)
+        assert (less - looked_up) / (full - looked_up) == pytest.approx(share, abs=0.002)

@@ -36,7 +36,7 @@ from t5jax.model.parameters import (
     unfuse,
     unstack,
 )
-from t5jax.model.quantized import Quantized, output_sharding, quantize_leaf
+from t5jax.model.quantized import Quantized, Scheme
 from t5jax.model.quantized import quantize as quantize_tree
 from t5jax.vocabulary import Vocabulary
 
@@ -85,12 +85,12 @@ class Checkpoint:
         mesh: Mesh | None = None,
         *,
         inference: bool = False,
-        quantize: bool = False,
+        quantize: Scheme | None = None,
     ) -> Params:
         """The parameters in `dtype` on `mesh` (default: the first device).
 
         With stacked layers, as training has them; with `inference`, as `for_inference` lays
-        them out; with `quantize`, that tree with kernels in int8.
+        them out; with `quantize`, that tree quantized so.
 
         Raises:
           ValueError: the checkpoint is quantized, and something else is asked for.
@@ -108,7 +108,7 @@ class Checkpoint:
             )
         params = self.stacked(dtype, mesh)
         if quantize:
-            return jax.jit(lambda params: quantize_tree(for_inference(params)))(params)
+            return jax.jit(lambda params: quantize_tree(for_inference(params), quantize))(params)
         return jax.jit(for_inference)(params) if inference else params
 
 
@@ -119,7 +119,7 @@ def assemble(
     mesh: Mesh | None,
     *,
     inference: bool,
-    quantize: bool = False,
+    quantize: Scheme | None = None,
 ) -> Params:
     """Reads tensors into one of the two trees, parameter by parameter.
 
@@ -155,8 +155,7 @@ def place(array: Any, where: jax.sharding.Sharding) -> Any:
     Each process places its own shards.
     """
     if isinstance(array, Quantized):
-        scale = place(array.scale, output_sharding(where, array.scale.ndim))
-        return Quantized(place(array.digits, where), scale)
+        return jax.tree.map(place, array, array.places(where))
     if len(where.device_set) == 1:
         return jax.device_put(np.ascontiguousarray(array), where)
     return jax.make_array_from_callback(
@@ -184,7 +183,7 @@ def _stacked(path: str, tensors: Tensors, dtype: Any, where: jax.sharding.Shardi
     return jax.make_array_from_single_device_arrays(shape, where, arrays)
 
 
-def _fused(tensors: Tensors, dtype: Any, quantize: bool) -> Iterator[tuple[str, Any]]:
+def _fused(tensors: Tensors, dtype: Any, quantize: Scheme | None) -> Iterator[tuple[str, Any]]:
     tied = "head/kernel" not in tensors
     modules: dict[str, list[str]] = {}
     for path in tensors:
@@ -204,7 +203,7 @@ def _fused(tensors: Tensors, dtype: Any, quantize: bool) -> Iterator[tuple[str, 
         fused = fuse(module.rpartition("/")[2], leaves, np)
         if quantize:
             names = tuple(module.split("/"))
-            fused = {k: quantize_leaf((*names, k), x, tied=tied, xp=np) for k, x in fused.items()}
+            fused = {k: quantize.of((*names, k), x, tied=tied, xp=np) for k, x in fused.items()}
             return {
                 f"{module}/{k}": x if isinstance(x, Quantized) else np.ascontiguousarray(x)
                 for k, x in fused.items()

@@ -33,7 +33,7 @@ from t5jax.formats.checkpoint import (
 )
 from t5jax.model.config import T5Config
 from t5jax.model.parameters import Params, abstract_params
-from t5jax.model.quantized import Quantized, output_sharding, quantize
+from t5jax.model.quantized import Quantized, Scheme, map_kernels, quantize, scheme_of
 from t5jax.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 
 MODEL_FILE = "model.json"
@@ -49,7 +49,7 @@ class Model(NamedTuple):
     vocabulary: Vocabulary | None
     generation: dict[str, Any]
     max_input_length: int | None
-    quantized: bool = False
+    quantized: Scheme | None = None
 
 
 def detect(path: Path) -> bool:
@@ -86,7 +86,7 @@ def write_model(folder: Path, model: Model) -> None:
             "model": dataclasses.asdict(model.config),
             "generation": model.generation,
             "max_input_length": model.max_input_length,
-            "quantized": model.quantized,
+            "quantized": model.quantized and dataclasses.asdict(model.quantized),
         },
         indent=2,
     )
@@ -107,12 +107,13 @@ def read_model(folder: Path) -> Model:
     unknown = sorted(set(fields) - known)
     if unknown:
         raise ValueError(f"{file}: unknown model field {unknown[0]!r}; a newer t5jax wrote it?")
+    quantized = content.get("quantized")
     return Model(
         T5Config(**fields),
         load_vocabulary(folder / VOCABULARY) if (folder / VOCABULARY).is_dir() else None,
         content.get("generation", {}),
         content.get("max_input_length"),
-        content.get("quantized", False),
+        Scheme(**quantized) if quantized else None,
     )
 
 
@@ -154,22 +155,20 @@ def _restore(source: Path, config: T5Config, dtype: Any, mesh: Mesh | None) -> P
             raise ValueError(f"{source} is damaged or incomplete: {_first_line(error)}") from error
 
 
-def _restore_quantized(source: Path, config: T5Config, dtype: Any, mesh: Mesh | None) -> Params:
+def _restore_quantized(
+    source: Path, config: T5Config, scheme: Scheme, dtype: Any, mesh: Mesh | None
+) -> Params:
     """The tree for inference with quantized kernels; what is not quantized is cast."""
-    shapes = jax.eval_shape(quantize, abstract_params(config, inference=True))
+    abstract = abstract_params(config, inference=True)
+    shapes = jax.eval_shape(functools.partial(quantize, scheme=scheme), abstract)
     places = placements(config, mesh, inference=True)
 
     def target(x: Any, where: Any) -> Any:
         if isinstance(x, Quantized):
-            return Quantized(
-                jax.ShapeDtypeStruct(x.digits.shape, np.int8, sharding=where),
-                jax.ShapeDtypeStruct(
-                    x.scale.shape, np.float32, sharding=output_sharding(where, len(x.scale.shape))
-                ),
-            )
+            return jax.tree.map(lambda part, where: part.update(sharding=where), x, x.places(where))
         return jax.ShapeDtypeStruct(x.shape, dtype, sharding=where)
 
-    tree = jax.tree.map(target, shapes, places, is_leaf=lambda x: isinstance(x, Quantized))
+    tree = map_kernels(target, shapes, places)
     with ocp.StandardCheckpointer() as checkpointer:
         try:
             return checkpointer.restore(source, tree)
@@ -220,7 +219,7 @@ def read(path: Path, **changes: Any) -> Checkpoint:
             vocabulary=model.vocabulary,
             generation=model.generation,
             max_input_length=model.max_input_length,
-            quantized=functools.partial(_restore_quantized, source, config),
+            quantized=functools.partial(_restore_quantized, source, config, model.quantized),
         )
     stored = _stored(source)
     _check_shapes(source, stored, abstract_params(config))
@@ -253,17 +252,17 @@ def write(path: Path, checkpoint: Checkpoint, *, dtype: Any = None) -> None:
       FileExistsError: `path` exists.
     """
     with complete_folder(path) as folder:
+        if checkpoint.quantized is not None:
+            params = checkpoint.quantized(dtype, None)
+        else:
+            params = checkpoint.params(dtype or next(iter(checkpoint.tensors.values())).dtype)
         model = Model(
             checkpoint.config,
             checkpoint.vocabulary,
             dict(checkpoint.generation),
             checkpoint.max_input_length,
-            quantized=checkpoint.quantized is not None,
+            scheme_of(params),
         )
         write_model(folder, model)
-        if checkpoint.quantized is not None:
-            params = checkpoint.quantized(dtype, None)
-        else:
-            params = checkpoint.params(dtype or next(iter(checkpoint.tensors.values())).dtype)
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder / CHECKPOINTS / "0" / PARAMS, params)

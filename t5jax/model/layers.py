@@ -37,6 +37,15 @@ def _zeros(*axes: str | None) -> Any:
     return nn.with_logical_partitioning(nn.initializers.zeros, axes)
 
 
+def _kernel(module: nn.Module, name: str, init: Any, shape: tuple[int, ...]) -> Any:
+    """A parameter that may be `Quantized`, whose parts have shapes that Flax would refuse."""
+    if module.has_variable("params", name):
+        value: Any = module.get_variable("params", name)
+        if isinstance(value, Quantized):
+            return value
+    return module.param(name, init, shape)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def project(x: jax.Array, w: jax.Array, contracted: int = 1) -> jax.Array:
     """x [..., *C] with w [*C, *O] over their `contracted` common dimensions -> [..., *O].
@@ -77,12 +86,8 @@ def project_inference(
     """
     rows, outputs = x.shape[: x.ndim - contracted], w.shape[: w.ndim - contracted]
     if isinstance(w, Quantized):
-        digits = w.digits.reshape(math.prod(outputs), -1)
-        y = multiply(
-            x.reshape(math.prod(rows), -1),
-            Quantized(digits, w.scale.reshape(-1)),
-            x.dtype if dtype is None else dtype,
-        )
+        x = x.reshape(math.prod(rows), *x.shape[len(rows) :])
+        y = multiply(x, w, x.dtype if dtype is None else dtype)
         return y.reshape(*rows, *outputs)
     # As matrices; XLA would transpose a kernel of more dimensions at each use.
     x = x.reshape(math.prod(rows), -1)
@@ -123,7 +128,7 @@ class Embedding(nn.Module):
 
     def setup(self) -> None:
         shape = (self.config.vocab_size, self.config.d_model)
-        self.embedding = self.param("embedding", _normal(1.0, "vocab", "embed"), shape)
+        self.embedding = _kernel(self, "embedding", _normal(1.0, "vocab", "embed"), shape)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """int[...] -> [..., D]."""
@@ -152,7 +157,7 @@ class Head(nn.Module):
     def setup(self) -> None:
         d, v = self.config.d_model, self.config.vocab_size
         if self.inference:
-            self.kernel = self.param("kernel", _zeros("vocab", "embed"), (v, d))
+            self.kernel = _kernel(self, "kernel", _zeros("vocab", "embed"), (v, d))
         else:
             self.kernel = self.param("kernel", _normal(d**-0.5, "embed", "vocab"), (d, v))
 
@@ -208,13 +213,13 @@ class Attention(nn.Module):
             if self.inference:
                 name = "_".join(group)
                 init = _zeros("heads", None, "kv", "embed")
-                setattr(self, name, self.param(name, init, (n, len(group), h, d)))
+                setattr(self, name, _kernel(self, name, init, (n, len(group), h, d)))
                 continue
             for name in group:
                 init = _normal((d * h if name == "query" else d) ** -0.5, "embed", "heads", "kv")
                 setattr(self, name, self.param(name, init, (d, n, h)))
         if self.inference:
-            self.out = self.param("out", _zeros("embed", "heads", "kv"), (d, n, h))
+            self.out = _kernel(self, "out", _zeros("embed", "heads", "kv"), (d, n, h))
         else:
             init = _normal((n * h) ** -0.5, "heads", "kv", "embed")
             self.out = self.param("out", init, (n, h, d))
@@ -348,8 +353,8 @@ class MLP(nn.Module):
         d, f = self.config.d_model, self.config.d_ff
         if self.inference:
             shape = (f, 2 if self.config.gated else 1, d)
-            self.wi = self.param("wi", _zeros("mlp", None, "embed"), shape)
-            self.wo = self.param("wo", _zeros("embed", "mlp"), (d, f))
+            self.wi = _kernel(self, "wi", _zeros("mlp", None, "embed"), shape)
+            self.wo = _kernel(self, "wo", _zeros("embed", "mlp"), (d, f))
             return
         into = _normal(d**-0.5, "embed", "mlp")
         if self.config.gated:

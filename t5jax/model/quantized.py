@@ -1,13 +1,17 @@
-"""Kernels in eight bits, for inference: a quarter of float32's bytes, half of bfloat16's.
+"""Kernels in eight or four bits, for inference: a quarter or an eighth of float32's bytes.
 
 Of the tree for inference only (`t5jax.model.parameters.for_inference`), whose kernels have their
-outputs first. Every output has a scale of its own: its largest weight is 127 of them.
+outputs first. A kernel is whole numbers of eight bits times a scale for each output; `Int4` writes
+those numbers as four bits times a factor that a group shares, so that both are multiplied alike.
+The factors of groups are whole numbers as in QServe (Lin et al. 2024, arXiv:2405.04532, section 4).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import flax.struct
 import jax
@@ -15,28 +19,74 @@ import jax.numpy as jnp
 import numpy as np
 
 LARGEST = 127
+# Of four bits: digits from -7 to 7, factors from 1 to 16, for groups of so many weights.
+LARGEST_DIGIT = 7
+LARGEST_FACTOR = 16
+GROUP = 32
+# Bytes of the whole numbers that are made of four bits at a time, about what a core's cache holds.
+BLOCK = 2**19
 # By module, how many dimensions of a kernel are contracted; those before them are outputs.
 _CONTRACTED = {"out": 2}
+
+Kind = Literal["int8", "int4"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """How a model is quantized.
+
+    Attributes:
+      kind: of its kernels.
+      head: whether the output head is quantized too, the embedding where that is the head.
+
+    Raises:
+      ValueError: an unknown kind.
+    """
+
+    kind: Kind
+    head: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            known = " or ".join(map(repr, get_args(Kind)))
+            raise ValueError(f"quantize={self.kind!r} must be {known}, or None")
+
+    def of(self, path: tuple[str, ...], leaf: Any, *, tied: bool, xp: Any = jnp) -> Any:
+        """A parameter of a tree for inference as this scheme has it.
+
+        Kernels are quantized; norms and tables of relative biases stay as they are, and so does an
+        embedding that is not the head as well (`tied`): rows of it are looked up, which costs
+        nothing. `xp` is jnp, or np on the host.
+
+        Raises:
+          ValueError: a kernel cannot be quantized so.
+        """
+        modules = {"self_attention", "encoder_decoder_attention", "mlp"}
+        if self.head:
+            modules.add("token_embedder" if tied else "head")
+        if not modules & set(path) or path[-1] == "scale":
+            return leaf
+        make = Int8.of if self.kind == "int8" else Int4.of
+        try:
+            return make(leaf, _CONTRACTED.get(path[-1], 1), xp)
+        except ValueError as error:
+            raise ValueError(f"{'/'.join(path)}: {error}") from error
 
 
 @flax.struct.dataclass
 class Quantized:
-    """A kernel [*O, *C] that is `digits` int8[*O, *C] times `scale` float32[*O]."""
+    """A kernel [*O, *C]: `integers()` int8[*O, *C] times `scale` float32[*O]."""
 
-    # First: Flax compares the shape of a parameter's first array with what its module declares.
     digits: Any
     scale: Any
 
-    @classmethod
-    def of(cls, kernel: Any, contracted: int = 1, xp: Any = jnp) -> Quantized:
-        """The nearest there is to a kernel; `xp` is jnp, or np on the host."""
-        kernel = kernel.astype(np.float32)
-        axes = tuple(range(kernel.ndim - contracted, kernel.ndim))
-        largest = xp.max(xp.abs(kernel), axis=axes)
-        # A product: XLA would make one of a division by a constant, and round otherwise than NumPy.
-        scale = xp.where(largest > 0, largest, 1) * np.float32(1 / LARGEST)
-        digits = xp.round(kernel / scale[(..., *(None,) * contracted)]).astype(np.int8)
-        return cls(digits, scale.astype(np.float32))
+    def integers(self) -> jax.Array:
+        """int8[*O, *C]."""
+        raise NotImplementedError
+
+    def products(self, x: jax.Array) -> jax.Array:
+        """Of a kernel [O, *C]: its integers times int8[R, *C] -> int32[O, R]."""
+        raise NotImplementedError
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,7 +96,17 @@ class Quantized:
     @property
     def ndim(self) -> int:
         """The kernel's dimensions."""
-        return self.digits.ndim
+        return len(self.shape)
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """*O."""
+        return self.scale.shape
+
+    @property
+    def contracted(self) -> int:
+        """How many dimensions *C are."""
+        return self.ndim - len(self.outputs)
 
     def astype(self, dtype: Any) -> Quantized:
         """Itself: a product has its input's type."""
@@ -55,85 +115,215 @@ class Quantized:
 
     def __getitem__(self, outputs: Any) -> Quantized:
         """Some of the outputs."""
-        return Quantized(self.digits[outputs], self.scale[outputs])
+        return jax.tree.map(lambda x: x[outputs], self)
 
     def take(self, ids: jax.Array, dtype: Any) -> jax.Array:
         """Rows of a table: int[...] -> [..., D]."""
-        rows = jnp.take(self.digits, ids, axis=0).astype(jnp.float32)
-        return (rows * jnp.take(self.scale, ids, axis=0)[..., None]).astype(dtype)
+        rows = jax.tree.map(lambda x: jnp.take(x, ids, axis=0), self)
+        return rows.expand().astype(dtype)
 
     def expand(self) -> jax.Array:
         """The kernel in float32."""
-        missing = self.digits.ndim - self.scale.ndim
-        return self.digits.astype(jnp.float32) * self.scale[(..., *(None,) * missing)]
+        scale = self.scale[(..., *(None,) * self.contracted)]
+        return self.integers().astype(np.float32) * scale
+
+    def as_rows(self) -> Quantized:
+        """With one dimension of outputs: [prod(O), *C]."""
+        size, first = math.prod(self.outputs), len(self.outputs)
+        return jax.tree.map(lambda x: x.reshape(size, *x.shape[first:]), self)
+
+    def places(self, where: jax.sharding.Sharding) -> Any:
+        """The shardings of its parts, given the kernel's; a dimension that does not divide is
+        whole everywhere."""
+
+        def place(x: Any) -> jax.sharding.Sharding:
+            if not isinstance(where, jax.sharding.NamedSharding):
+                return where
+            spec = [
+                axes if size % _parts(where.mesh, axes) == 0 else None
+                for size, axes in zip(x.shape, where.spec, strict=False)
+            ]
+            return jax.sharding.NamedSharding(where.mesh, jax.sharding.PartitionSpec(*spec))
+
+        return jax.tree.map(place, self)
+
+
+@flax.struct.dataclass
+class Int8(Quantized):
+    """`digits` int8[*O, *C]; an output's largest weight is 127 of its scale."""
+
+    @classmethod
+    def of(cls, kernel: Any, contracted: int = 1, xp: Any = jnp) -> Int8:
+        """The nearest there is to a kernel; `xp` is jnp, or np on the host."""
+        kernel = kernel.astype(np.float32)
+        scale = _scale(kernel, contracted, LARGEST, xp)
+        digits = xp.round(kernel / scale[(..., *(None,) * contracted)]).astype(np.int8)
+        return cls(digits, scale)
+
+    def integers(self) -> jax.Array:
+        return self.digits
+
+    def products(self, x: jax.Array) -> jax.Array:
+        return jnp.einsum(
+            "OC,RC->OR",
+            self.digits.reshape(len(self.digits), -1),
+            x.reshape(len(x), -1),
+            preferred_element_type=jnp.int32,
+        )
+
+
+@flax.struct.dataclass
+class Int4(Quantized):
+    """Four bits a weight, and four for each group of up to 32 neighbours.
+
+    `digits` uint8[*O, *C', L/2], where L is the kernel's last dimension: the lower four bits are of
+    the weights of its first half, the upper ones of the second, each 8 more than it stands for.
+    `factors` uint8[*O, *C', L/2/G] likewise for each G of those, each 1 less.
+    """
+
+    factors: Any
+
+    @classmethod
+    def of(cls, kernel: Any, contracted: int = 1, xp: Any = jnp) -> Int4:
+        """A kernel in four bits; `xp` is jnp, or np on the host.
+
+        Raises:
+          ValueError: the last dimension is odd.
+        """
+        if kernel.shape[-1] % 2:
+            raise ValueError(f"int4 keeps weights in pairs; {kernel.shape[-1]} of them are odd")
+        group = math.gcd(kernel.shape[-1] // 2, GROUP)
+        kernel = kernel.astype(np.float32)
+        scale = _scale(kernel, contracted, LARGEST_DIGIT * LARGEST_FACTOR, xp)
+        units = kernel / scale[(..., *(None,) * contracted)]
+        units = units.reshape(*kernel.shape[:-1], -1, group)
+        # The least factor with which the group's largest weight fits.
+        largest = xp.max(xp.abs(units), axis=-1, keepdims=True)
+        factors = xp.clip(xp.ceil(largest * np.float32(1 / LARGEST_DIGIT)), 1, LARGEST_FACTOR)
+        digits = xp.clip(xp.round(units / factors), -LARGEST_DIGIT, LARGEST_DIGIT)
+        digits = digits.reshape(kernel.shape)
+        return cls(_pack(digits + 8), scale, _pack(factors[..., 0] - 1))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.digits.shape[:-1], 2 * self.digits.shape[-1])
+
+    def halves(self) -> list[jax.Array]:
+        """The two halves of the integers, int8[*O, *C', L/2] each."""
+        groups = self.factors.shape[-1]
+        halves = []
+        for digits, factors in zip(_unpack(self.digits), _unpack(self.factors), strict=True):
+            digits = digits - 8
+            grouped = digits.reshape(*digits.shape[:-1], groups, -1) * (factors + 1)[..., None]
+            halves.append(grouped.reshape(digits.shape))
+        return halves
+
+    def integers(self) -> jax.Array:
+        return jnp.concatenate(self.halves(), axis=-1)
+
+    def products(self, x: jax.Array) -> jax.Array:
+        # Some rows at a time, so that no more than those are ever written down in eight bits.
+        size = len(self.digits)
+        step = min(size, max(1, BLOCK // math.prod(self.shape[1:])))
+        parts = jnp.split(x, 2, axis=-1)
+
+        def multiply_block(i: jax.Array, out: jax.Array) -> jax.Array:
+            # The last block begins earlier where rows do not divide, and repeats some.
+            start = jnp.minimum(i * step, size - step)
+            block = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, step), self)
+            y = sum(
+                Int8(half, block.scale).products(part)
+                for half, part in zip(block.halves(), parts, strict=True)
+            )
+            return jax.lax.dynamic_update_slice_in_dim(out, y, start, axis=0)
+
+        out = jnp.zeros((size, len(x)), jnp.int32)
+        return jax.lax.fori_loop(0, -(-size // step), multiply_block, out)
 
 
 def multiply(x: jax.Array, w: Quantized, dtype: Any) -> jax.Array:
-    """x [R, C] with w [O, C] -> [R, O]; the matrix is never expanded in memory.
+    """x [R, *C] with w [*O, *C] -> [R, *O]; the matrix is never expanded in memory.
 
     On a CPU x becomes whole numbers too, each row by its own scale, and the product is one of
     int8: XLA would first write down a matrix in floats. Where it is one row, a second row has what
     rounding took from the first: two are as fast as one, and nothing is lost. An accelerator reads
     the digits and multiplies in x's own type.
     """
+    outputs, rows = w.outputs, len(x)
+    w = w.as_rows()
     if jax.default_backend() != "cpu":
-        y = jnp.einsum("RC,OC->RO", x, w.digits.astype(x.dtype), preferred_element_type=jnp.float32)
-        return (y * w.scale).astype(dtype)
-    rows = len(x)
+        kernel = w.integers().reshape(len(w.scale), -1).astype(x.dtype)
+        flat = x.reshape(rows, -1)
+        y = jnp.einsum("RC,OC->RO", flat, kernel, preferred_element_type=jnp.float32)
+        return (y * w.scale).astype(dtype).reshape(rows, *outputs)
     x = x.astype(jnp.float32)
-    unit = jnp.maximum(jnp.max(jnp.abs(x), axis=1, keepdims=True), 1e-30) / LARGEST
+    axes = tuple(range(1, x.ndim))
+    unit = jnp.maximum(jnp.max(jnp.abs(x), axis=axes, keepdims=True), 1e-30) / LARGEST
     digits = jnp.round(x / unit)
-    units = unit
+    units = unit.reshape(rows, 1)
     if rows == 1:
         rest = jnp.round((x - digits * unit) * (2 * LARGEST) / unit)
         digits = jnp.concatenate([digits, rest])
-        units = jnp.concatenate([unit, unit / (2 * LARGEST)])
-    products = jnp.einsum(
-        "OC,RC->OR", w.digits, digits.astype(jnp.int8), preferred_element_type=jnp.int32
-    )
+        units = jnp.concatenate([units, units / (2 * LARGEST)])
+    products = w.products(digits.astype(jnp.int8))
     # Without the barrier XLA would turn the product round, to save the transposition.
     y = jax.lax.optimization_barrier(products).astype(jnp.float32).T * units
     if rows == 1:
         y = jnp.sum(y, axis=0, keepdims=True)
-    return (y * w.scale).astype(dtype)
+    return (y * w.scale).astype(dtype).reshape(rows, *outputs)
 
 
-def quantize(params: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree for inference with `Quantized` kernels, the head's too; see `quantize_leaf`."""
-    return _map(lambda path, x: quantize_leaf(path, x, tied="head" not in params), params)
-
-
-def quantize_leaf(path: tuple[str, ...], leaf: Any, *, tied: bool, xp: Any = jnp) -> Any:
-    """A parameter of a tree for inference as it is quantized.
-
-    Kernels are; norms and tables of relative biases stay as they are, and so does an embedding that
-    is not the head as well (`tied`): rows of it are looked up, which costs nothing.
-    """
-    modules = {"head", "self_attention", "encoder_decoder_attention", "mlp"}
-    if tied:
-        modules.add("token_embedder")
-    if not modules & set(path) or path[-1] == "scale":
-        return leaf
-    return Quantized.of(leaf, _CONTRACTED.get(path[-1], 1), xp)
-
-
-def output_sharding(where: jax.sharding.Sharding, outputs: int) -> jax.sharding.Sharding:
-    """Of a kernel's scales [*O], from the kernel's own."""
-    if isinstance(where, jax.sharding.NamedSharding):
-        spec = jax.sharding.PartitionSpec(*where.spec[:outputs])
-        return jax.sharding.NamedSharding(where.mesh, spec)
-    return where
+def quantize(params: Mapping[str, Any], scheme: Scheme) -> dict[str, Any]:
+    """A tree for inference with `Quantized` kernels."""
+    return _map(lambda path, x: scheme.of(path, x, tied="head" not in params), params)
 
 
 def dequantize(params: Mapping[str, Any]) -> dict[str, Any]:
     """The tree with kernels in float32 again; what rounding took stays lost."""
-    return _map(lambda _, x: x.expand() if isinstance(x, Quantized) else x, params)
+    return map_kernels(lambda x: x.expand() if isinstance(x, Quantized) else x, params)
 
 
-def is_quantized(params: Any) -> bool:
-    """Whether a tree has a `Quantized` kernel."""
-    leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, Quantized))
-    return any(isinstance(x, Quantized) for x in leaves)
+def scheme_of(params: Mapping[str, Any]) -> Scheme | None:
+    """How a tree is quantized; None if it is not."""
+    kernels = jax.tree.leaves(params, is_leaf=_is_quantized)
+    found = next((x for x in kernels if isinstance(x, Quantized)), None)
+    if found is None:
+        return None
+    head = params["head"]["kernel"] if "head" in params else params["token_embedder"]["embedding"]
+    return Scheme("int8" if isinstance(found, Int8) else "int4", isinstance(head, Quantized))
+
+
+def map_kernels(function: Callable[..., Any], params: Any, *others: Any) -> Any:
+    """`jax.tree.map` that takes a `Quantized` for one parameter."""
+    return jax.tree.map(function, params, *others, is_leaf=_is_quantized)
+
+
+def _is_quantized(x: Any) -> bool:
+    return isinstance(x, Quantized)
+
+
+def _scale(kernel: Any, contracted: int, largest: int, xp: Any) -> Any:
+    """float32[*O]: what an output's largest weight is `largest` of."""
+    axes = tuple(range(kernel.ndim - contracted, kernel.ndim))
+    scale = xp.max(xp.abs(kernel), axis=axes)
+    # A product: XLA would make one of a division by a constant, and round otherwise than NumPy.
+    return xp.where(scale > 0, scale, 1).astype(np.float32) * np.float32(1 / largest)
+
+
+def _pack(x: Any) -> Any:
+    """Numbers from 0 to 15, [..., L] -> uint8[..., L/2]."""
+    x, half = x.astype(np.uint8), x.shape[-1] // 2
+    return x[..., :half] | (x[..., half:] << 4)
+
+
+def _unpack(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The two halves of what was packed, int8[..., L/2] each."""
+    return (x & 15).astype(np.int8), (x >> 4).astype(np.int8)
+
+
+def _parts(mesh: Any, axes: Any) -> int:
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(mesh.shape[name] for name in names)
 
 
 def _map(
