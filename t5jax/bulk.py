@@ -6,14 +6,14 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import jax
 import numpy as np
 
-from t5jax.generation import LENGTH_BUCKETS, ROW_BUCKETS, bucket
+from t5jax.generation import LENGTH_BUCKETS, ROW_BUCKETS, Generation, bucket
 from t5jax.text2text import Text2Text
 
 # Full batches sorted together: enough that few rows are padding, and few results wait for others.
@@ -27,6 +27,8 @@ def generate_each(
     batch_size: int = 64,
     batch_tokens: int = 32_768,
     window: int | None = None,
+    assistant_model: Text2Text | None = None,
+    on_batch: Callable[[Generation], None] = lambda result: None,
     **options: Any,
 ) -> Iterator[Any]:
     """What `t5.generate` gives for each text, in order, as it is ready.
@@ -43,6 +45,8 @@ def generate_each(
       batch_tokens: tokens of a batch, at most: rows times the lengths of input and output, each
         rounded up. One row is always decoded.
       window: texts sorted together, and read before the first result; default: 32 full batches.
+      assistant_model: see `t5.generate`.
+      on_batch: called with what each batch gave, in the order of decoding.
       options: see `GenerationOptions`.
 
     Raises:
@@ -81,7 +85,14 @@ def generate_each(
             start += len(batch)
             # Filled up with its last row: a batch of fewer rows would be another program.
             filled = np.pad(batch, (0, rows - len(batch) if whole else 0), mode="edge")
-            found = t5.generate_ids(ids[filled], batch_size=rows, return_scores=False, **options)
+            found = t5.generate_ids(
+                ids[filled],
+                batch_size=rows,
+                return_scores=False,
+                assistant_model=assistant_model,
+                **options,
+            )
+            on_batch(found)
             results.update(zip(batch.tolist(), t5.texts_of(found), strict=False))
             while given in results:
                 yield results.pop(given)

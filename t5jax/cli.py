@@ -307,6 +307,11 @@ def _add_generate(commands: Any) -> None:
         default=32_768,
         help="tokens at a time, of input and output with their padding (%(default)s)",
     )
+    parser.add_argument(
+        "--assistant_model",
+        metavar="CHECKPOINT",
+        help="a smaller model of the same vocabulary, which guesses ahead; the output is the same",
+    )
     _add_loading(parser)
     _add_options(parser)
     parser.set_defaults(run=_generate)
@@ -314,6 +319,7 @@ def _add_generate(commands: Any) -> None:
 
 def _generate(arguments: argparse.Namespace) -> None:
     from t5jax.bulk import Programs, generate_each, unfinished
+    from t5jax.generation import Guesses
 
     if bool(arguments.texts) == bool(arguments.input):
         raise ValueError("give texts, or --input FILE (- for stdin), and not both")
@@ -325,6 +331,10 @@ def _generate(arguments: argparse.Namespace) -> None:
     t5 = _load(arguments)
     options = _options(arguments)
     t5.generation.replace(options)  # a wrong option should not touch the output
+    assistant = None
+    if arguments.assistant_model:
+        assistant = _load(arguments, arguments.assistant_model)
+    guesses: list[Guesses] = []
     programs, began = Programs(), time.monotonic()
     lines = iter(arguments.texts) if arguments.texts else _lines(arguments.input)
     output: TextIO = sys.stdout
@@ -351,6 +361,8 @@ def _generate(arguments: argparse.Namespace) -> None:
             batch_size=1 if typed else arguments.batch,
             batch_tokens=arguments.batch_tokens,
             window=window,
+            assistant_model=assistant,
+            on_batch=lambda result: guesses.extend([result.guesses] if result.guesses else ()),
             **options,
         )
         for result in results:
@@ -359,6 +371,10 @@ def _generate(arguments: argparse.Namespace) -> None:
             print("\t".join(" ".join(s.splitlines()) for s in samples), file=output, flush=True)
             count += 1
             advance(count)
+    if guesses:
+        made, right = map(sum, zip(*guesses, strict=True))
+        share = f"{right / made:.0%} of {made:,} guesses were right"
+        print(f"assistant: {share}", file=sys.stderr)
     if arguments.input and not typed:
         seconds = time.monotonic() - began
         before = f" after {done} that were there" if done else ""
@@ -412,9 +428,9 @@ def _add_quantization(parser: argparse.ArgumentParser, more: str = "") -> None:
     )
 
 
-def _load(arguments: argparse.Namespace) -> t5jax.Text2Text:
+def _load(arguments: argparse.Namespace, path: str | None = None) -> t5jax.Text2Text:
     return t5jax.load(
-        arguments.checkpoint,
+        path or arguments.checkpoint,
         dtype=arguments.dtype,
         vocabulary=arguments.vocabulary,
         quantize=arguments.quantize,

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -43,6 +43,13 @@ def bucket(size: int, buckets: Sequence[int]) -> int:
     return -(-size // buckets[-1]) * buckets[-1]
 
 
+class Guesses(NamedTuple):
+    """Of an assistant: how many ids it guessed, and how many of those the model chose itself."""
+
+    made: int
+    right: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Generation:
     """Results of `generate_ids` for B inputs with n sequences each.
@@ -57,6 +64,7 @@ class Generation:
     `token_scores` float32[B, n, T]: log p of each decided token under the model, in nats.
     `cross_attention` float32[B, n, L, N, T, S]: how much each of N heads of L layers looked at each
     input token when a token was decided; sums to 1 over S.
+    `guesses`: of the assistant, where there was one.
     """
 
     ids: np.ndarray
@@ -64,6 +72,7 @@ class Generation:
     lengths: np.ndarray
     token_scores: np.ndarray | None = None
     cross_attention: np.ndarray | None = None
+    guesses: Guesses | None = None
 
 
 @flax.struct.dataclass
@@ -204,26 +213,32 @@ class Decoder:
     params: Params
     mesh: Mesh | None
 
-    def generate(self, encoded: Encoded, request: Request) -> Generation:
+    def generate(
+        self, encoded: Encoded, request: Request, assistant: Decoder | None = None
+    ) -> Generation:
         """One batch."""
         inputs, samples = len(encoded), request.samples
         if inputs == 0:
             return gather([], 0, samples, request)
         rows = self.rows(inputs)
         hidden, mask = self.pad_rows(encoded, rows)
-        arguments = {
-            "length": request.length(),
-            "ids": request.ids,
-            "block": 1 if jax.default_backend() == "cpu" else 8,
-        }
+        arguments = {"length": request.length(), "ids": request.ids}
+        # Steps between two looks at whether all rows have ended.
+        block = 1 if jax.default_backend() == "cpu" else 8
         beams = request.options.num_beams > 1
         repeats = 1 if beams else samples
         keys = self._keys(encoded, request, rows, repeats)
         done = np.repeat(np.arange(rows) >= inputs, repeats)
         controls = self._controls(encoded, request, rows, repeats)
-        if not beams and rows * repeats <= SHORTLIST_ROWS and controls.may_shortlist:
+        if (
+            not beams
+            and assistant is None
+            and rows * repeats <= SHORTLIST_ROWS
+            and controls.may_shortlist
+        ):
             controls = dataclasses.replace(controls, shortlist=self.shortlist)
         call = (self.network, self.params, hidden, mask, keys, done, controls)
+        guesses = None
         with sharding.use(self.mesh):
             if beams:
                 options = request.options
@@ -233,14 +248,24 @@ class Decoder:
                     options.early_stopping,
                     options.brevity_penalty,
                 )
-                decoded = programs.beam_search(*call, search, **arguments, results=samples)
+                decoded = programs.beam_search(
+                    *call, search, **arguments, block=block, results=samples
+                )
+            elif assistant is not None:
+                theirs = assistant.encode(encoded.ids)
+                hidden = assistant.pad_rows(theirs, rows)[0]
+                made = request.options.num_assistant_tokens
+                decoded, rounds, right = programs.decode_assisted(
+                    *call, assistant.network, assistant.params, hidden, **arguments, guesses=made
+                )
+                guesses = Guesses(int(rounds) * made, int(right))
             else:
-                decoded = programs.decode(*call, **arguments)
+                decoded = programs.decode(*call, **arguments, block=block)
         decoded = jax.device_get(decoded)
         lengths = decoded.lengths.reshape(rows, samples)[:inputs]
         ids = decoded.ids.reshape(rows, samples, -1)[:inputs, :, : lengths.max()]
         scores = decoded.scores.reshape(rows, samples)[:inputs]
-        result = Generation(ids, scores, lengths)
+        result = Generation(ids, scores, lengths, guesses=guesses)
         # With a shortlist the head is not read whole: scores come of a pass over the finished ids.
         late = controls.shortlist is not None
         tokens = request.token_scores or (late and request.scores)
@@ -271,6 +296,18 @@ class Decoder:
             return None
         large = kernel.size >= SHORTLIST_SIZE and kernel.shape[0] > BLOCK * (BLOCKS + 1)
         return make_shortlist(kernel) if large else None
+
+    def encode(self, ids: np.ndarray) -> Encoded:
+        """int32[B, S] -> encoder output, rows and S rounded up within it."""
+        rows, width = ids.shape
+        pad = self.network.config.pad_token_id
+        padded = np.full((self.rows(rows), bucket(width, LENGTH_BUCKETS)), pad, np.int32)
+        padded[:rows, :width] = ids
+        with sharding.use(self.mesh):
+            hidden = programs.encode(self.network, self.params, padded)
+        if rows < len(padded):  # cutting is a small program of its own
+            hidden, padded = hidden[:rows], padded[:rows]
+        return Encoded(hidden, jax.device_put(padded != pad), padded)
 
     def stream(self, encoded: Encoded, request: Request) -> Iterator[list[int]]:
         """The ids of one input as they are decided."""
@@ -352,7 +389,7 @@ class Decoder:
         hidden, mask = (jnp.repeat(x, samples, axis=0) for x in (hidden, mask))
         call = (self.network, self.params, hidden, mask, targets)
         there = np.arange(width) < result.lengths[..., None]
-        extra = {}
+        extra: dict[str, Any] = {}
         if request.cross_attention:
             weights = np.asarray(programs.cross_attention(*call))
             weights = weights.reshape(rows, samples, *weights.shape[1:])[:inputs, ..., :width, :]
@@ -383,12 +420,14 @@ def gather(
             out[place] = array
         return out
 
+    guesses = [part.guesses for _, part in parts if part.guesses]
     return Generation(
         together("ids", request.ids.pad, np.int32),
         together("scores", 0, np.float32),
         together("lengths", 0, np.int32),
         together("token_scores", 0, np.float32) if request.token_scores else None,
         together("cross_attention", 0, np.float32) if request.cross_attention else None,
+        Guesses(*map(sum, zip(*guesses, strict=True))) if guesses else None,
     )
 
 

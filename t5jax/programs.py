@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t5jax.decoding import beam, loop
+from t5jax.decoding import assisted, beam, loop
 from t5jax.decoding.controls import Controls, Ids
 from t5jax.model.cache import KVCache
 from t5jax.model.network import T5
@@ -123,6 +123,45 @@ def beam_search(
         length=length,
         block=block,
         results=results,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("model", "assistant", "length", "ids", "guesses"))
+def decode_assisted(
+    model: T5,
+    params: Params,
+    hidden: jax.Array,
+    mask: jax.Array,
+    row_keys: jax.Array,
+    done: jax.Array,
+    controls: Controls,
+    assistant: T5,
+    assistant_params: Params,
+    assistant_hidden: jax.Array,
+    *,
+    length: int,
+    ids: Ids,
+    guesses: int,
+) -> tuple[loop.Decoded, jax.Array, jax.Array]:
+    """`decode` with guesses of another model; see `t5jax.decoding.assisted.decode`."""
+    cross_kv = _apply(model, params, hidden, method="cross_kv")
+    theirs = _apply(assistant, assistant_params, assistant_hidden, method="cross_kv")
+
+    def verify(tokens: jax.Array, cache: KVCache, index: jax.Array) -> Any:
+        args = (tokens, cross_kv, mask, cache, index)
+        return _apply(model, params, *args, method="decode_steps")
+
+    return assisted.decode(
+        verify,
+        _cache(model, hidden, len(done), length + guesses),
+        _step(assistant, assistant_params, theirs, mask, controls),
+        _cache(assistant, assistant_hidden, len(done), length + guesses),
+        row_keys,
+        done,
+        controls=controls,
+        ids=ids,
+        length=length,
+        guesses=guesses,
     )
 
 

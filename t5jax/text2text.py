@@ -104,15 +104,7 @@ class Text2Text:
 
     def encode_ids(self, input_ids: Any) -> Encoded:
         """int[B, S] (0 = padding) -> encoder output, its S rounded up."""
-        ids = self._ids(input_ids, "input_ids")
-        rows, width = ids.shape
-        padded = self._padding(self._decoder.rows(rows), bucket(width, LENGTH_BUCKETS))
-        padded[:rows, :width] = ids
-        with sharding.use(self.mesh):
-            hidden = programs.encode(self._network, self._params, padded)
-        if rows < len(padded):  # cutting is a small program of its own
-            hidden, padded = hidden[:rows], padded[:rows]
-        return Encoded(hidden, jax.device_put(padded != self.config.pad_token_id), padded)
+        return self._decoder.encode(self._ids(input_ids, "input_ids"))
 
     def logits(self, input_ids: Any, decoder_input_ids: Any) -> jax.Array:
         """Teacher-forced: int[B, S], int[B, T] beginning with the start id -> float32[B, T, V]."""
@@ -175,6 +167,7 @@ class Text2Text:
         batch_size: int = 64,
         decoder_prefix: Any = None,
         logits_processor: LogitsProcessor | None = None,
+        assistant_model: Text2Text | None = None,
         **options: Any,
     ) -> Any:
         """Text for text; see `GenerationOptions` for `options`.
@@ -191,16 +184,20 @@ class Text2Text:
             can trace, called at every step after all other processors but `answers`. `ids` begin
             with the start id and are -1 from the first one on that is not decided yet; in beam
             search `logits` are log-probabilities. It is compiled once for each function object.
+          assistant_model: a smaller model with the same vocabulary, which guesses ids ahead. The
+            output is this model's own, up to rounding: sooner where guesses are often right, and
+            few inputs are decoded at a time. Not with beams.
         """
+        assistant = self._assistant(assistant_model, options)
         request = self._request(options, logits_processor=logits_processor, scores=False)
         single = isinstance(texts, str)
         if isinstance(texts, Encoded):
             request = self._with_prefix(request, decoder_prefix, len(texts))
-            result = self._decoder.generate(texts, request)
+            result = self._decoder.generate(texts, request, assistant)
         else:
             ids = self.text_ids(texts)
             request = self._with_prefix(request, decoder_prefix, len(ids), single)
-            result = self._generate(ids, request, batch_size)
+            result = self._generate(ids, request, batch_size, assistant)
         out = self.texts_of(result)
         return out[0] if single else out
 
@@ -219,6 +216,7 @@ class Text2Text:
         batch_size: int = 64,
         decoder_prefix: Any = None,
         logits_processor: LogitsProcessor | None = None,
+        assistant_model: Text2Text | None = None,
         return_scores: bool = True,
         return_token_scores: bool = False,
         return_cross_attention: bool = False,
@@ -232,6 +230,7 @@ class Text2Text:
         arguments ask for them; they take one more pass over the finished ids. So do the scores of
         greedy decoding of a few rows on a CPU; without `return_scores` they may be nan.
         """
+        assistant = self._assistant(assistant_model, options)
         request = self._request(
             options,
             logits_processor=logits_processor,
@@ -241,9 +240,10 @@ class Text2Text:
         )
         if isinstance(input_ids, Encoded):
             request = self._with_prefix(request, decoder_prefix, len(input_ids))
-            return self._decoder.generate(input_ids, request)
+            return self._decoder.generate(input_ids, request, assistant)
         ids = self._ids(input_ids, "input_ids")
-        return self._generate(ids, self._with_prefix(request, decoder_prefix, len(ids)), batch_size)
+        request = self._with_prefix(request, decoder_prefix, len(ids))
+        return self._generate(ids, request, batch_size, assistant)
 
     def stream(
         self,
@@ -311,12 +311,35 @@ class Text2Text:
             rows.append(ids)
         return dataclasses.replace(request, prefixes=rows)
 
-    def _generate(self, ids: np.ndarray, request: Request, batch_size: int) -> Generation:
+    def _assistant(self, model: Text2Text | None, options: Mapping[str, Any]) -> Decoder | None:
+        """An assistant's decoder; ValueError where it cannot assist."""
+        beams = self.generation.replace(options).num_beams
+        if model is None:
+            if "num_assistant_tokens" in options:
+                count = options["num_assistant_tokens"]
+                raise ValueError(f"num_assistant_tokens={count} needs an assistant_model")
+            return None
+        model._need_decoder()
+        if beams > 1:
+            raise ValueError(f"num_beams={beams} cannot be assisted; leave assistant_model out")
+        ours, theirs = ((t.config.vocab_size, t.config.pad_token_id) for t in (self, model))
+        if ours != theirs:
+            raise ValueError(
+                f"the assistant_model has {theirs[0]} ids and padding {theirs[1]}, the model "
+                f"{ours[0]} and {ours[1]}; they must have one vocabulary"
+            )
+        if model.mesh != self.mesh:
+            raise ValueError("the assistant_model must lie on the model's mesh; load it with that")
+        return model._decoder
+
+    def _generate(
+        self, ids: np.ndarray, request: Request, batch_size: int, assistant: Decoder | None
+    ) -> Generation:
         parts = [
             (
                 rows,
                 self._decoder.generate(
-                    self.encode_ids(self._trim(ids[rows])), request.of_rows(rows)
+                    self.encode_ids(self._trim(ids[rows])), request.of_rows(rows), assistant
                 ),
             )
             for rows in _by_length(ids != self.config.pad_token_id, batch_size)

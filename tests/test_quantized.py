@@ -79,6 +79,17 @@ def test_a_product_is_that_of_the_rounded_kernel(rows, make, monkeypatch):
     assert (np.abs(y - np.asarray(x, np.float64) @ kernel.T) <= bound).all()
 
 
+@pytest.mark.parametrize("kind", [Int8, Int4])
+def test_a_product_does_not_write_the_matrix_down(kind):
+    outputs, inputs = 8192, 512
+    w = jax.eval_shape(kind.of, jax.ShapeDtypeStruct((outputs, inputs), jnp.float32))
+    x = jax.ShapeDtypeStruct((16, inputs), jnp.float32)
+    compiled = jax.jit(lambda x, w: multiply(x, w, jnp.float32)).lower(x, w).compile()
+    # What is there beside arguments and result: a block in eight bits, and the products.
+    products = 16 * outputs * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < 3 * products + outputs * inputs / 4
+
+
 CONFIGS = {
     "tied": TINY.replace(tie_word_embeddings=True, scale_decoder_outputs=True),
     "own head, gated": TINY.replace(feed_forward_proj="gated-gelu"),

@@ -64,6 +64,7 @@ class GenerationOptions:
     eos_token_id: Ids = knob((), "ids that end an output, in place of the model's EOS")
     stop_strings: tuple[str, ...] = knob((), "texts that end an output once they are in it")
     answers: tuple[str | Ids, ...] = knob((), "the only outputs allowed, as texts or as ids")
+    num_assistant_tokens: int = knob(5, "ids that an assistant guesses at a time")
 
     def __post_init__(self) -> None:
         for name in ("suppress_tokens", "forced_eos_token_id", "eos_token_id"):
@@ -117,7 +118,7 @@ class GenerationOptions:
             "min_new_tokens",
             f"between 0 and max_new_tokens={self.max_new_tokens}",
         )
-        for name in ("num_beams", "num_return_sequences"):
+        for name in ("num_beams", "num_return_sequences", "num_assistant_tokens"):
             need(getattr(self, name) >= 1, name, "at least 1")
         need(
             self.early_stopping in (True, False, "never"),

@@ -74,12 +74,12 @@ def top_p(logits: jax.Array, p: float | jax.Array, keep: int = 1) -> jax.Array:
     """
     if isinstance(p, float) and p >= 1.0:
         return logits
-    descending = -jnp.sort(-logits, axis=-1)
-    probabilities = jax.nn.softmax(descending)
-    # An id stays if those before it do not reach p yet; so the likeliest always stays.
-    before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    stays = (before < p) | (jnp.arange(logits.shape[-1]) < keep)
-    threshold = jnp.min(jnp.where(stays, descending, jnp.inf), axis=-1, keepdims=True)
+    ascending = jnp.sort(logits, axis=-1)
+    # An id goes if it and those less likely hold no more than what p leaves. Summed from the small
+    # end: near 1 float32 could not tell their probabilities apart.
+    stays = jnp.cumsum(jax.nn.softmax(ascending), axis=-1) > 1.0 - p
+    stays |= jnp.arange(logits.shape[-1]) >= logits.shape[-1] - keep
+    threshold = jnp.min(jnp.where(stays, ascending, jnp.inf), axis=-1, keepdims=True)
     return jnp.where(logits < threshold, -jnp.inf, logits)
 
 

@@ -124,7 +124,7 @@ def attend_step(
     """One decoding step: q [B, G, N, H], k [B, N, H, S], v [B, N, S, H] -> [B, G, N, H].
 
     Args:
-      bias: float32[N, 1, S] or None.
+      bias: float32[N, G or 1, S] or None.
       mask: bool, broadcastable to [B, N, G, S].
     """
     logits = jnp.einsum("BGNH,BNHS->BNGS", q, k, preferred_element_type=jnp.float32)

@@ -52,16 +52,14 @@ class KVCache:
         return jax.tree.leaves(self.keys)[0].shape[-1] // self.beams
 
 
-def write_keys(cache: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
-    """cache [B, N, H, T*K] with new [B, K, N, H] at position `index` of all rows."""
-    start = index * new.shape[1]
-    return jax.lax.dynamic_update_slice_in_dim(cache, new.transpose(0, 2, 3, 1), start, axis=3)
+def write_keys(cache: jax.Array, new: jax.Array, slot: jax.Array) -> jax.Array:
+    """cache [B, N, H, T] with new [B, K, N, H] in K slots from `slot` on, of all rows."""
+    return jax.lax.dynamic_update_slice_in_dim(cache, new.transpose(0, 2, 3, 1), slot, axis=3)
 
 
-def write_values(cache: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
-    """cache [B, N, T*K, H] with new [B, K, N, H] at position `index` of all rows."""
-    start = index * new.shape[1]
-    return jax.lax.dynamic_update_slice_in_dim(cache, new.swapaxes(1, 2), start, axis=2)
+def write_values(cache: jax.Array, new: jax.Array, slot: jax.Array) -> jax.Array:
+    """cache [B, N, T, H] with new [B, K, N, H] in K slots from `slot` on, of all rows."""
+    return jax.lax.dynamic_update_slice_in_dim(cache, new.swapaxes(1, 2), slot, axis=2)
 
 
 def fold_heads(x: jax.Array, rows: int) -> jax.Array:

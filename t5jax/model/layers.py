@@ -273,22 +273,25 @@ class Attention(nn.Module):
         self,
         x: jax.Array,
         cache: tuple[jax.Array, jax.Array],
-        index: jax.Array,
+        slot: jax.Array,
         bias: jax.Array | None,
         mask: jax.Array,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Self-attention of one new token: x [B*K, D] -> [B*K, D], the cache with it written.
+        """Self-attention of K new tokens a row: x [B*K, D] -> [B*K, D], the cache with them.
 
         Args:
-          mask: bool[B or 1, 1, K, T*K], the slots that each beam sees; K is 1 without beams.
+          cache: keys and values with T slots.
+          slot: int32 scalar, the first of the K slots that the new tokens go to.
+          bias: float32[N, K or 1, T], or None.
+          mask: bool[B or 1, 1, K, T], the slots that each new token sees.
         """
-        beams, rows = mask.shape[2], cache[0].shape[0]
-        q, k, v = (y.reshape(-1, beams, *y.shape[1:]) for y in self.heads(x, *SELF[0]))
+        new, rows = mask.shape[2], cache[0].shape[0]
+        q, k, v = (y.reshape(-1, new, *y.shape[1:]) for y in self.heads(x, *SELF[0]))
         batch = len(q)
         q, k, v = (fold_heads(y, rows) for y in (q, k, v))
         if bias is not None:
             bias = bias.reshape(-1, q.shape[2], *bias.shape[1:])
-        keys, values = write_keys(cache[0], k, index), write_values(cache[1], v, index)
+        keys, values = write_keys(cache[0], k, slot), write_values(cache[1], v, slot)
         y = unfold_heads(attention.attend_step(q, keys, values, bias, mask), batch)
         return self.project_out(y.reshape(len(x), self.config.num_heads, -1)), (keys, values)
 

@@ -170,15 +170,16 @@ class DecoderLayer(Layer):
         cross_kv: tuple[jax.Array, jax.Array],
         cross_mask: jax.Array,
         cache: tuple[jax.Array, jax.Array],
-        index: jax.Array,
+        slot: jax.Array,
+        queries: jax.Array,
         positions: jax.Array,
         bias: jax.Array | None,
         self_mask: jax.Array,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         if bias is None:
-            bias = self.relpos_bias(index[None], positions)
+            bias = self.relpos_bias(queries, positions)
         y = self.pre_self_attention_layer_norm(x)
-        y, cache = self.self_attention.step(y, cache, index, bias, self_mask)
+        y, cache = self.self_attention.step(y, cache, slot, bias, self_mask)
         x = self.add(x, y)
         y = self.pre_cross_attention_layer_norm(x)
         x = self.add(x, self.encoder_decoder_attention.cross_step(y, cross_kv, cross_mask))
@@ -444,17 +445,58 @@ class T5(nn.Module):
     ) -> tuple[jax.Array, KVCache]:
         """`decode_step` without the head: the decoder's normed output [B*G, D] for logits."""
         positions = jnp.repeat(jnp.arange(cache.length), cache.beams)
-        bias = self.decoder.bias(index[None], positions)
         if ancestry is None:
             own = (positions <= index)[None, None, None]
         else:
             seen = ancestry[..., None] == jnp.arange(cache.beams)
             own = seen.reshape(*ancestry.shape[:2], -1)[:, None]
+        slot = index * cache.beams
+        return self.step_hidden(tokens, cross_kv, encoder_mask, cache, slot, index[None], own)
+
+    def decode_steps(
+        self,
+        tokens: jax.Array,
+        cross_kv: tuple[Any, Any],
+        encoder_mask: jax.Array,
+        cache: KVCache,
+        index: jax.Array,
+    ) -> tuple[jax.Array, KVCache]:
+        """Logits after each of K more tokens a row, in one pass; see `decode_step`.
+
+        int[B, K], the first at position `index` -> float32[B, K, V] and the new cache, which is
+        one without beams.
+        """
+        rows, new = tokens.shape
+        queries = index + jnp.arange(new)
+        own = (jnp.arange(cache.length) <= queries[:, None])[None, None]
+        x, cache = self.step_hidden(
+            tokens.reshape(-1), cross_kv, encoder_mask, cache, index, queries, own
+        )
+        return self.logits(x).reshape(rows, new, -1), cache
+
+    def step_hidden(
+        self,
+        tokens: jax.Array,
+        cross_kv: tuple[Any, Any],
+        encoder_mask: jax.Array,
+        cache: KVCache,
+        slot: jax.Array,
+        queries: jax.Array,
+        own: jax.Array,
+    ) -> tuple[jax.Array, KVCache]:
+        """The decoder's normed output for new tokens, K a row: int[B*K] -> [B*K, D].
+
+        They go to the K slots of the cache from `slot` on, have the positions `queries` int[K or 1]
+        and see the slots `own`, bool[B or 1, 1, K, slots].
+        """
+        positions = jnp.repeat(jnp.arange(cache.length), cache.beams)
+        bias = self.decoder.bias(queries, positions)
         cross = encoder_mask[:, None, None]
 
         def step(layer: DecoderLayer, x: jax.Array, *args: Any) -> Any:
             keys, values, *old = args
-            return layer.step(x, (keys, values), cross, tuple(old), index, positions, bias, own)
+            where = (slot, queries, positions, bias, own)
+            return layer.step(x, (keys, values), cross, tuple(old), *where)
 
         x = self.embed(tokens)
         x, (keys, values) = self.decoder.fold(step, x, *cross_kv, cache.keys, cache.values)
