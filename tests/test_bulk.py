@@ -40,6 +40,7 @@ def test_texts_are_read_as_results_are_taken():
     assert next(read) == 16
 
 
+@pytest.mark.slow
 def test_a_thousand_inputs_of_mixed_length_compile_twelve_programs():
     t5 = tiny_text2text()
     programs = Programs()

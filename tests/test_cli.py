@@ -13,6 +13,7 @@ import pytest
 import t5jax
 from t5jax.cli import main
 from t5jax.training import loop
+from tests.mistakes import error_of
 from tests.models import tiny_text2text
 
 LINES = ["past: go", "", "pronounce: hello", "past: sing and a longer line"]
@@ -29,16 +30,6 @@ def saved(tmp_path_factory) -> str:
 def expected(saved) -> list[str]:
     answers = t5jax.load(saved).generate(LINES, max_new_tokens=6)
     return [" ".join(answer.splitlines()) for answer in answers]
-
-
-def error_of(capsys, *words: str) -> str:
-    """The one `error:` line that a command ends with."""
-    with pytest.raises(SystemExit) as exit:
-        main([str(word) for word in words])
-    assert exit.value.code == 2
-    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error:")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def test_generate_answers_texts(saved, expected, capsys):

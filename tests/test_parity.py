@@ -49,7 +49,11 @@ def test_logits_and_hidden_states_equal_transformers(name, lengths):
 
 
 @pytest.mark.parametrize("name", LONG)
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize(
+    "lengths",
+    [LENGTHS["uneven"], pytest.param(LENGTHS["short"], marks=pytest.mark.slow)],
+    ids=LENGTHS,
+)
 def test_long_inputs_equal_transformers_longt5(name, lengths):
     check(LONG[name], lengths)
 
