@@ -79,6 +79,7 @@ class Evaluation:
         self.confidence = confidence
         self.resamples = resamples
         self.evaluators = []
+        asked: dict[str, str] = {}
         theirs = seqio_vocabulary(vocabulary)
         for name in names:
             provider = with_vocabulary(name, theirs)
@@ -87,6 +88,13 @@ class Evaluation:
                 fit = [task for task in tasks if split in task.splits and task.metric_objs]
                 tasks = fit or tasks
             for task in tasks:
+                first = asked.setdefault(task.name, name)
+                if first != name and ":" in first + name:
+                    # Tasks of files are called after the file, without its folder.
+                    raise ValueError(
+                        f"{first} and {name} would both be called {task.name}; rename a file, or "
+                        "evaluate them one after the other"
+                    )
                 if split not in task.splits:
                     raise ValueError(
                         f"task {task.name} has no split {split!r}; it has {', '.join(task.splits)}"

@@ -10,6 +10,7 @@ from t5jax.cli import main
 from t5jax.config_files import build_config, read_config
 from t5jax.tasks import pronunciations, registry
 from t5jax.tasks.source import split_of
+from tests.mistakes import error_of
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 WORDS = [f"{a}{b}{c}" for a in "BDKM" for b in "AEIO" for c in "NST"]
@@ -28,14 +29,6 @@ def dictionary(tmp_path) -> Path:
     lines = [f"{word}\t{' '.join(word)}\n" for word in WORDS]
     path.write_text("".join([*lines, f"{WORDS[0]}\t{' '.join(WORDS[0])} X\n"]))
     return path
-
-
-def error_of(capsys, *words: str) -> str:
-    with pytest.raises(SystemExit) as exit:
-        main([str(word) for word in words])
-    assert exit.value.code == 2
-    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error:")]
-    return line
 
 
 def test_lines_become_lower_case_words_with_all_their_pronunciations(tmp_path):
@@ -86,6 +79,14 @@ def test_a_file_is_trained_on_and_another_evaluated(dictionary, tmp_path, capsys
     assert measured["examples"] == 2 and 0 <= measured["wer"] <= 1 and measured["per"] >= 0
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert sorted(row["inputs"] for row in rows) == ["pronounce: moon", "pronounce: sun"]
+    # Results of two files of one name would lie in one folder.
+    same = tmp_path / "more" / other.name
+    same.parent.mkdir()
+    same.write_text("SUN\tS AH N\n")
+    two = [f"pronounce:{other}", f"pronounce:{same}"]
+    assert "would both be called pronounce:other.dict" in error_of(
+        capsys, "eval", run, "--tasks", ",".join(two), "--split", "all"
+    )
 
 
 @pytest.mark.parametrize(
