@@ -3,8 +3,10 @@
     python scripts/benchmark_decoding.py --cases 1 16 4x4
 
 A case is a batch, or a batch and its beams. Nothing ends early: all must give exactly `--outputs`
-tokens, and the share of ids that agree with ours in float32 is shown. transformers and, where
-it is installed, CTranslate2 are timed in turns with t5jax, in float32 and in int8.
+tokens, and the share of ids that agree with ours is shown. transformers, with --compiled also
+under torch.compile, and, where it is installed, CTranslate2 are timed in turns with t5jax, in
+--dtype and in int8. On a GPU that is known, the share of its memory's bandwidth at which we read
+the weights is printed too.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import tempfile
 
 import jax
 import numpy as np
+import torch
 from interleaved import measure, table, write_json
 from peers import (
     Decode,
@@ -29,6 +32,9 @@ from t5jax.model.parameters import for_inference
 from t5jax.model.quantized import Scheme, quantize
 from t5jax.vocabulary import ByteVocabulary
 
+# Bytes a second, from the vendors' datasheets, by a part of JAX's device_kind.
+BANDWIDTH = {"A100": 2.04e12, "H100": 3.35e12, "H200": 4.8e12, "B200": 8.0e12}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -39,11 +45,17 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=64, help="tokens of an input")
     parser.add_argument("--outputs", type=int, default=64, help="tokens decoded")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="(the first that JAX finds)")
+    parser.add_argument(
+        "--compiled", action="store_true", help="transformers under torch.compile too"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", help="file for the results")
     parser.add_argument("--plot", help="file for a picture of them; needs matplotlib")
     arguments = parser.parse_args()
 
+    if arguments.device:
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(arguments.device, "cpu"))
     config = t5jax.VARIANTS[arguments.variant]
     torch_model = random_torch_t5(config)
     params = params_of(config, torch_model)
@@ -53,20 +65,26 @@ def main() -> None:
     small = t5jax.Text2Text(
         config, jax.jit(lambda p: quantize(for_inference(p), Scheme("int8")))(params), vocabulary
     )
-    decoders = {
-        f"t5jax {arguments.dtype}": ours(plain),
-        "t5jax int8": ours(small),
-        "transformers float32": transformers_decoder(torch_model),
-    }
+    decoders = {f"t5jax {arguments.dtype}": ours(plain), "t5jax int8": ours(small)}
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     with tempfile.TemporaryDirectory() as folder:
         if has_ctranslate2():
-            found = ctranslate2_decoders(torch_model, folder, ("float32", "int8"))
+            kinds = (arguments.dtype, "int8")
+            found = ctranslate2_decoders(torch_model, folder, kinds, device)
             decoders |= {f"ctranslate2 {kind}": decode for kind, decode in found.items()}
+        torch_model = torch_model.to(device, getattr(torch, arguments.dtype))
+        name = f"transformers {arguments.dtype}"
+        decoders[name] = transformers_decoder(torch_model)
+        if arguments.compiled:
+            decoders[f"{name} compiled"] = transformers_decoder(torch_model, compiled=True)
         print(
             f"{arguments.variant}, {arguments.inputs} in, {arguments.outputs} out, "
             f"{jax.devices()[0].device_kind}"
         )
         results = [time_case(case, decoders, config, arguments) for case in arguments.cases]
+        sizes = {"t5jax int8": small, f"t5jax {arguments.dtype}": plain}
+        for result in results:
+            print_bandwidth(result, sizes, arguments.outputs)
     write_json(arguments.json, results)
     if arguments.plot:
         plot(results, arguments.plot)
@@ -109,6 +127,23 @@ def time_case(
     against = [first, "t5jax int8"]
     tables = {name: table(seconds, rows * arguments.outputs, "tokens", name) for name in against}
     return {"case": case, "rows": tables}
+
+
+def print_bandwidth(result: dict, models: dict[str, t5jax.Text2Text], steps: int) -> None:
+    """The share of the memory's bandwidth that reading the weights at each step comes to."""
+    kind = jax.devices()[0].device_kind
+    peak = next((value for name, value in BANDWIDTH.items() if name in kind), None)
+    rows = {row["name"]: row for row in next(iter(result["rows"].values()))}
+    for name, t5 in models.items():
+        if peak is None or name not in rows:
+            continue
+        # The encoder runs once; of an embedding that is no head a step looks one row up.
+        tree = {"decoder": t5._params["decoder"]}
+        tree["head"] = t5._params.get("head", t5._params["token_embedder"])
+        read = steps * sum(x.nbytes for x in jax.tree.leaves(tree))
+        share = read / rows[name]["seconds"] / peak
+        rows[name]["bandwidth"] = share
+        print(f"case {result['case']}: {name} at {share:.0%} of {peak / 1e12:.2f} TB/s")
 
 
 def plot(results: list[dict], file: str) -> None:

@@ -42,12 +42,25 @@ def params_of(config: t5jax.T5Config, model):
 Decode = Callable[[np.ndarray, int, int], np.ndarray]
 
 
-def transformers_decoder(model) -> Decode:
-    """`decode(ids, outputs, beams)` -> int[B, outputs], with transformers' generate."""
+def transformers_decoder(model, compiled: bool = False) -> Decode:
+    """`decode(ids, outputs, beams)` -> int[B, outputs], with transformers' generate.
+
+    Args:
+      model: on its device, in its type.
+      compiled: with a static cache and torch.compile, as transformers' documentation advises.
+    """
     import torch
+    import transformers
+
+    options = {}
+    if compiled:
+        # On a GPU generate compiles of itself; elsewhere it has to be told.
+        config = transformers.CompileConfig(mode="default", fullgraph=False)
+        config._compile_all_devices = True
+        options = {"cache_implementation": "static", "compile_config": config}
 
     def decode(ids: np.ndarray, outputs: int, beams: int) -> np.ndarray:
-        inputs = torch.tensor(ids)
+        inputs = torch.tensor(ids, device=model.device)
         with torch.inference_mode():
             out = model.generate(
                 inputs,
@@ -56,8 +69,9 @@ def transformers_decoder(model) -> Decode:
                 num_beams=beams,
                 max_new_tokens=outputs,
                 min_new_tokens=outputs,
+                **options,
             )
-        return out[:, 1:].numpy()
+        return out[:, 1:].cpu().numpy()
 
     return decode
 
@@ -67,8 +81,13 @@ def has_ctranslate2() -> bool:
     return importlib.util.find_spec("ctranslate2") is not None
 
 
-def ctranslate2_decoders(model, folder: str, kinds: tuple[str, ...]) -> dict[str, Decode]:
-    """Like `transformers_decoder`, by CTranslate2's compute type; `folder` is filled."""
+def ctranslate2_decoders(
+    model, folder: str, kinds: tuple[str, ...], device: str = "cpu"
+) -> dict[str, Decode]:
+    """Like `transformers_decoder`, by CTranslate2's compute type; `folder` is filled.
+
+    `device` is "cpu" or "cuda".
+    """
     import ctranslate2
     import transformers
     from tokenizers import Tokenizer, models
@@ -89,7 +108,7 @@ def ctranslate2_decoders(model, folder: str, kinds: tuple[str, ...]) -> dict[str
 
     def decoder(kind: str) -> Decode:
         translator = ctranslate2.Translator(
-            converted, device="cpu", compute_type=kind, intra_threads=os.cpu_count()
+            converted, device=device, compute_type=kind, intra_threads=os.cpu_count()
         )
 
         def decode(ids: np.ndarray, outputs: int, beams: int) -> np.ndarray:
