@@ -142,8 +142,8 @@ def test_a_quantized_model_is_saved_and_loaded_bit_for_bit(kind, head, tmp_path,
         sum(f.stat().st_size for f in (tmp_path / name / "checkpoints").rglob("*") if f.is_file())
         for name in ("float", "small")
     ]
-    # Much of so small a model is no kernel, and its head is among the largest.
-    assert sizes[1] < (0.75 if head else 1) * sizes[0]
+    # Much of so small a model is no kernel, and each array has a file that describes it.
+    assert sizes[1] < (0.75 if kind == "int8" else 1) * sizes[0]
     for call in (
         lambda: small.save(tmp_path / "no", format="hf"),
         lambda: t5jax.formats.detect.open_checkpoint(tmp_path / "small").params(),

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import os
 import re
 import shutil
@@ -196,22 +197,51 @@ def _fused(tensors: Tensors, dtype: Any, quantize: Scheme | None) -> Iterator[tu
         return re.sub(r"layers_\d+", "layers", module), int(layer[1]) if layer else 0
 
     def read(module: str) -> dict[str, Any]:
-        leaves = {
-            name: tensors[f"{module}/{name}"].read().astype(dtype, copy=False)
-            for name in modules[module]
-        }
-        fused = fuse(module.rpartition("/")[2], leaves, np)
-        if quantize:
-            names = tuple(module.split("/"))
-            fused = {k: quantize.of((*names, k), x, tied=tied, xp=np) for k, x in fused.items()}
-            return {
-                f"{module}/{k}": x if isinstance(x, Quantized) else np.ascontiguousarray(x)
-                for k, x in fused.items()
-            }
-        return {f"{module}/{name}": np.ascontiguousarray(x) for name, x in fused.items()}
+        leaves = {name: tensors[f"{module}/{name}"].read() for name in modules[module]}
+        fused = fuse(module.rpartition("/")[2], leaves, _Lazily)
+        out = {}
+        for name, x in fused.items():
+            if quantize:
+                x = quantize.of(
+                    (*module.split("/"), name), _copied(x, np.float32), tied=tied, xp=np
+                )
+            out[f"{module}/{name}"] = x if isinstance(x, Quantized) else _copied(x, dtype)
+        return out
 
     for values in _ahead(read, sorted(modules, key=order)):
         yield from values.items()
+
+
+class _Stack(NamedTuple):
+    """What `np.stack` would make."""
+
+    arrays: list[np.ndarray]
+    axis: int
+
+
+class _Lazily:
+    """NumPy as `fuse` needs it, with nothing copied yet."""
+
+    moveaxis = staticmethod(np.moveaxis)
+    stack = staticmethod(_Stack)
+
+
+def _copied(x: np.ndarray | _Stack, dtype: Any) -> np.ndarray:
+    """An array of its own in `dtype`, moved and cast in one pass.
+
+    It begins at a multiple of 64 bytes: such memory JAX takes over on a CPU, where other memory is
+    copied once more.
+    """
+    arrays, axis = x if isinstance(x, _Stack) else ([x], 0)
+    shape = list(arrays[0].shape)
+    shape.insert(axis, len(arrays))
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    out = memory[start : start + size].view(dtype).reshape(shape)
+    for i, array in enumerate(arrays):
+        out[(slice(None),) * axis + (i,)] = array
+    return out if isinstance(x, _Stack) else out[0]
 
 
 def _ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
