@@ -16,7 +16,7 @@ import seqio
 from t5jax.config import LengthsConfig
 from t5jax.tasks.metrics import Metric, as_metric, bits_per_byte, perplexity
 from t5jax.tasks.metrics.resampling import check_bootstrap, confidence_intervals
-from t5jax.tasks.ranking import answers_of
+from t5jax.tasks.ranking import AnswersOf, answers_of
 from t5jax.tasks.registry import evaluator, seqio_vocabulary, with_vocabulary
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import Vocabulary
@@ -47,7 +47,7 @@ class Evaluation:
       lengths: longer inputs and targets are cut; None: nothing is.
       examples: first examples of each task; None: all.
       batch: rows decoded at a time.
-      rank: for tasks with a fixed set of answers (`t5jax.tasks.ranking`), score every answer too,
+      rank: for tasks whose answers are known (`t5jax.tasks.ranking`), score every answer too,
         and compute the metrics of the best as well, as `rank_<metric>`.
       confidence: the level of bootstrap intervals, `<metric>_low` and `<metric>_high`; None: none.
       resamples: of the bootstrap, seeded.
@@ -114,7 +114,7 @@ class Evaluation:
         evaluated = [each.eval_tasks[0].name for each in self.evaluators]
         if rank and not any(map(answers_of, evaluated)):
             raise ValueError(
-                f"no fixed set of answers to rank is known for {', '.join(evaluated)}; "
+                f"no answers to rank are known for {', '.join(evaluated)}; "
                 "t5jax.tasks.ranking.set_answers declares one"
             )
 
@@ -171,8 +171,7 @@ class Evaluation:
 
         choices = answers_of(task.name)
         if self.rank and choices is not None:
-            likely = t5.score_each_ids(inputs, t5.target_ids(choices), batch_size=self.batch)
-            best = [choices[i] for i in likely.argmax(axis=1)]
+            best = self._best(t5, inputs, choices, examples)
             answers = _postprocessed(task, best, examples)
             ranked = {name: value for fn in fns for name, value in fn(expected, answers).items()}
             ranked |= self._intervals(fns, expected, answers)
@@ -192,6 +191,27 @@ class Evaluation:
         if self.confidence is not None:
             about |= {"confidence": self.confidence, "resamples": self.resamples}
         return task.name, TaskResult(metrics, predictions, about)
+
+    def _best(
+        self,
+        t5: Text2Text,
+        inputs: np.ndarray,
+        choices: tuple[str, ...] | AnswersOf,
+        examples: Sequence[Mapping[str, Any]],
+    ) -> list[str]:
+        """The likeliest of each example's answers."""
+        if not callable(choices):
+            likely = t5.score_each_ids(inputs, t5.target_ids(choices), batch_size=self.batch)
+            return [choices[i] for i in likely.argmax(axis=1)]
+        rows = [tuple(choices(example)) for example in examples]
+        for number, row in enumerate(rows):
+            if not row:
+                raise ValueError(f"example {number} has no answers to rank")
+        counts = [len(row) for row in rows]
+        targets = t5.target_ids([text for row in rows for text in row])
+        scores = t5.score_ids(np.repeat(inputs, counts, axis=0), targets, batch_size=self.batch)
+        parts = np.split(scores, np.cumsum(counts)[:-1])
+        return [row[part.argmax()] for row, part in zip(rows, parts, strict=True)]
 
     def _cut(self, examples: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> int:
         """Targets that are longer than `lengths`, so that metrics see less than there is."""

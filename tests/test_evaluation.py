@@ -11,6 +11,7 @@ import tensorflow as tf
 from t5jax.cli import main
 from t5jax.config import LengthsConfig
 from t5jax.evaluate import Evaluation, write_results
+from t5jax.tasks import ranking
 from t5jax.tasks.metrics import accuracy, bleu, exact_match, pearson_corrcoef
 from t5jax.tasks.ranking import answers_of, set_answers
 from tests.models import random_ids, tiny_text2text
@@ -100,6 +101,26 @@ def test_the_likeliest_answer_is_ranked_first_and_judged_by_the_tasks_metrics(t5
     assert "rank_accuracy" not in run(t5, "test_reviews")["test_reviews"].metrics
 
 
+def test_answers_may_differ_from_example_to_example(t5, monkeypatch):
+    monkeypatch.setattr(ranking, "_ANSWERS", {})
+
+    def choices(example):
+        text = example["inputs_pretokenized"].decode()[8:]
+        return [text, text.upper(), text[::-1]][: 1 + len(text) % 3]
+
+    set_answers("test_words", choices)
+    result = run(t5, "test_words", rank=True)["test_words"]
+    for row, text in zip(result.predictions, INPUTS, strict=True):
+        rows = choices({"inputs_pretokenized": text.encode()})
+        scores = t5.score([text] * len(rows), rows)
+        assert row["ranked"] == rows[scores.argmax()]
+    right = np.mean([row["ranked"] == row["targets"] for row in result.predictions])
+    assert result.metrics["rank_exact_match"] == pytest.approx(right)
+    set_answers("test_words", lambda example: [])
+    with pytest.raises(ValueError, match="example 0 has no answers"):
+        run(t5, "test_words", rank=True)
+
+
 def test_losses_are_told_per_token_and_per_byte(t5):
     result = run(t5, "test_words")["test_words"]
     targets = [text[8:].upper() for text in INPUTS]
@@ -154,7 +175,7 @@ def test_eval_prints_intervals_and_ranks(saved, tmp_path, capsys):
 
 def test_eval_refuses_what_it_cannot_rank_or_bound(saved, capsys):
     words = ["eval", saved, "--tasks", "test_words"]
-    assert "answers to rank is known for test_words" in error_of(capsys, *words, "--rank")
+    assert "answers to rank are known for test_words" in error_of(capsys, *words, "--rank")
     assert "confidence=95.0 must lie" in error_of(capsys, *words, "--confidence", "95")
     error = error_of(capsys, *words, "--confidence", "0.9", "--resamples", "0")
     assert "resamples=0 must be at least 1" in error

@@ -81,7 +81,7 @@ def fill_placeholder(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """ReCoRD: an example for each right answer, or one with `<unk>` where none is published.
 
     The highlights of a passage become sentences of it. `answers` (string [n]), `idx/passage` and
-    `idx/query` go to the metrics.
+    `idx/query` go to the metrics, `entities` (string [m]) may be ranked.
     """
 
     def ask(row: Row) -> tf.data.Dataset:
@@ -92,6 +92,7 @@ def fill_placeholder(dataset: tf.data.Dataset) -> tf.data.Dataset:
         common = {
             "inputs": tf.strings.join(parts, separator=" "),
             "answers": row["answers"],
+            "entities": row["entities"],
             "idx/passage": row["idx"]["passage"],
             "idx/query": row["idx"]["query"],
         }
@@ -195,6 +196,10 @@ add_task(
     [fill_placeholder],
     postprocess=record,
     metrics=[metrics.record],
+)
+set_answers(
+    "super_glue_record_v102",
+    lambda example: [entity.decode() for entity in dict.fromkeys(example["entities"])],
 )
 add_task(
     "super_glue_wsc_v102",
