@@ -80,9 +80,13 @@ class Quantized:
     digits: Any
     scale: Any
 
+    def parts(self) -> list[jax.Array]:
+        """The integers, cut along their last dimension into equal parts, int8."""
+        raise NotImplementedError
+
     def integers(self) -> jax.Array:
         """int8[*O, *C]."""
-        raise NotImplementedError
+        return jnp.concatenate(self.parts(), axis=-1)
 
     def products(self, x: jax.Array) -> jax.Array:
         """Of a kernel [O, *C]: its integers times int8[R, *C] -> int32[O, R]."""
@@ -160,8 +164,8 @@ class Int8(Quantized):
         digits = xp.round(kernel / scale[(..., *(None,) * contracted)]).astype(np.int8)
         return cls(digits, scale)
 
-    def integers(self) -> jax.Array:
-        return self.digits
+    def parts(self) -> list[jax.Array]:
+        return [self.digits]
 
     def products(self, x: jax.Array) -> jax.Array:
         return jnp.einsum(
@@ -208,8 +212,7 @@ class Int4(Quantized):
     def shape(self) -> tuple[int, ...]:
         return (*self.digits.shape[:-1], 2 * self.digits.shape[-1])
 
-    def halves(self) -> list[jax.Array]:
-        """The two halves of the integers, int8[*O, *C', L/2] each."""
+    def parts(self) -> list[jax.Array]:
         groups = self.factors.shape[-1]
         halves = []
         for digits, factors in zip(_unpack(self.digits), _unpack(self.factors), strict=True):
@@ -217,9 +220,6 @@ class Int4(Quantized):
             grouped = digits.reshape(*digits.shape[:-1], groups, -1) * (factors + 1)[..., None]
             halves.append(grouped.reshape(digits.shape))
         return halves
-
-    def integers(self) -> jax.Array:
-        return jnp.concatenate(self.halves(), axis=-1)
 
     def products(self, x: jax.Array) -> jax.Array:
         # Some rows at a time, so that no more than those are ever written down in eight bits.
@@ -233,7 +233,7 @@ class Int4(Quantized):
             block = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, step), self)
             y = sum(
                 Int8(half, block.scale).products(part)
-                for half, part in zip(block.halves(), parts, strict=True)
+                for half, part in zip(block.parts(), parts, strict=True)
             )
             return jax.lax.dynamic_update_slice_in_dim(out, y, start, axis=0)
 
@@ -242,20 +242,33 @@ class Int4(Quantized):
 
 
 def multiply(x: jax.Array, w: Quantized, dtype: Any) -> jax.Array:
-    """x [R, *C] with w [*O, *C] -> [R, *O]; the matrix is never expanded in memory.
+    """x [R, *C] with w [*O, *C] -> [R, *O]; the matrix is never expanded in memory."""
+    one = multiply_integers if jax.default_backend() == "cpu" else multiply_floats
+    y = one(x, w.as_rows()) * w.scale.reshape(-1)
+    return y.astype(dtype).reshape(len(x), *w.outputs)
 
-    On a CPU x becomes whole numbers too, each row by its own scale, and the product is one of
-    int8: XLA would first write down a matrix in floats. Where it is one row, a second row has what
-    rounding took from the first: two are as fast as one, and nothing is lost. An accelerator reads
-    the digits and multiplies in x's own type.
+
+def multiply_floats(x: jax.Array, w: Quantized) -> jax.Array:
+    """x [R, *C] with the integers of w [O, *C] -> float32[R, O], for accelerators.
+
+    XLA reads digits and makes numbers of x's type of them where it multiplies.
     """
-    outputs, rows = w.outputs, len(x)
-    w = w.as_rows()
-    if jax.default_backend() != "cpu":
-        kernel = w.integers().reshape(len(w.scale), -1).astype(x.dtype)
-        flat = x.reshape(rows, -1)
-        y = jnp.einsum("RC,OC->RO", flat, kernel, preferred_element_type=jnp.float32)
-        return (y * w.scale).astype(dtype).reshape(rows, *outputs)
+    parts = w.parts()
+    y = jnp.float32(0)
+    for part, of_x in zip(parts, jnp.split(x, len(parts), axis=-1), strict=True):
+        kernel, flat = part.reshape(len(part), -1).astype(x.dtype), of_x.reshape(len(x), -1)
+        y += jnp.einsum("RC,OC->RO", flat, kernel, preferred_element_type=jnp.float32)
+    return y
+
+
+def multiply_integers(x: jax.Array, w: Quantized) -> jax.Array:
+    """x [R, *C] with the integers of w [O, *C] -> float32[R, O], for CPUs.
+
+    XLA would first write down a matrix in floats, so x becomes whole numbers too, each row by its
+    own scale, and the product is one of int8. Where it is one row, a second row has what rounding
+    took from the first: two are as fast as one, and nothing is lost.
+    """
+    rows = len(x)
     x = x.astype(jnp.float32)
     axes = tuple(range(1, x.ndim))
     unit = jnp.maximum(jnp.max(jnp.abs(x), axis=axes, keepdims=True), 1e-30) / LARGEST
@@ -268,9 +281,7 @@ def multiply(x: jax.Array, w: Quantized, dtype: Any) -> jax.Array:
     products = w.products(digits.astype(jnp.int8))
     # Without the barrier XLA would turn the product round, to save the transposition.
     y = jax.lax.optimization_barrier(products).astype(jnp.float32).T * units
-    if rows == 1:
-        y = jnp.sum(y, axis=0, keepdims=True)
-    return (y * w.scale).astype(dtype).reshape(rows, *outputs)
+    return jnp.sum(y, axis=0, keepdims=True) if rows == 1 else y
 
 
 def quantize(params: Mapping[str, Any], scheme: Scheme) -> dict[str, Any]:
