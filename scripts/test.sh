@@ -6,10 +6,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ ! -e .venv/.installed ] || [ pyproject.toml -nt .venv/.installed ]; then
     python3 -m venv .venv
-    .venv/bin/pip install -q --upgrade pip
-    # An exact version: where an index has a CPU build of it, pip takes that one.
-    .venv/bin/pip install -q "torch==2.13.0"
-    .venv/bin/pip install -q -e ".[test]"
+    # torch in an exact version: where an index has a CPU build of it, pip takes that one. Python
+    # compiles what it imports, which is a small part of what is installed.
+    .venv/bin/pip install -q --disable-pip-version-check --no-compile "torch==2.13.0" -e ".[test]"
     touch .venv/.installed
 fi
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" TF_CPP_MIN_LOG_LEVEL=2
