@@ -2,15 +2,17 @@
 
     python scripts/benchmark_loading.py --variant t5_base
 
-Writes a checkpoint of random weights, then loads it in processes of their own. Memory is what a
-process holds at most beyond what it held before loading: anonymous pages (its own), and pages of
-mapped files, which the system takes back when it needs them.
+Writes a checkpoint of random weights, then loads it in processes of their own, in turns. Memory is
+what a process holds at most beyond what it held before loading: anonymous pages (its own), and
+pages of mapped files, which the system takes back when it needs them. Processes whose memory is
+watched are others than those that are timed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,8 +30,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--variant", default="t5_base", choices=t5jax.VARIANTS)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--child", nargs=3, metavar=("WHO", "DTYPE", "FOLDER"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--child", nargs=4, metavar=("WHAT", "WHO", "DTYPE", "FOLDER"))
     arguments = parser.parse_args()
     if arguments.child:
         child(*arguments.child)
@@ -40,20 +42,30 @@ def main() -> None:
         size = (target / "model.safetensors").stat().st_size
         print(f"{arguments.variant}: {count / 1e6:.0f} M parameters, {size / 1e6:.0f} MB file")
         for dtype, width in (("float32", 4), ("bfloat16", 2)):
-            runs: dict[str, list[dict]] = {"t5jax": [], "transformers": []}
+            seconds: dict[str, list[float]] = {"t5jax": [], "transformers": []}
             for _ in range(arguments.rounds):
-                for who, results in runs.items():
-                    command = [sys.executable, __file__, "--child", who, dtype, str(target)]
-                    out = subprocess.run(command, check=True, capture_output=True, text=True)
-                    results.append(json.loads(out.stdout.splitlines()[-1]))
-            for who, results in runs.items():
-                middle = sorted(results, key=lambda r: r["seconds"])[len(results) // 2]
-                own = max(r["anonymous"] for r in results)
+                for who, results in seconds.items():
+                    results.append(run("seconds", who, dtype, str(target))["seconds"])
+            ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
+            for who, results in seconds.items():
+                bytes = run("memory", who, dtype, str(target))
+                own = bytes["anonymous"]
                 print(
-                    f"  {dtype:9} {who:13} {middle['seconds']:6.2f} s   anonymous "
+                    f"  {dtype:9} {who:13} {statistics.median(results):6.2f} s   anonymous "
                     f"{own / 1e6:6.0f} MB ({own / (count * width):.2f} x the parameters), mapped "
-                    f"{middle['mapped'] / 1e6:.0f} MB"
+                    f"{bytes['mapped'] / 1e6:.0f} MB"
                 )
+            print(
+                f"  {dtype:9} t5jax takes {statistics.median(ratios):.2f} x transformers' time "
+                f"({min(ratios):.2f} to {max(ratios):.2f})"
+            )
+
+
+def run(*words: str) -> dict:
+    """What a child of this script prints."""
+    command = [sys.executable, __file__, "--child", *words]
+    out = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(out.stdout.splitlines()[-1])
 
 
 def write_random(target: Path, config: t5jax.T5Config) -> int:
@@ -70,16 +82,19 @@ def write_random(target: Path, config: t5jax.T5Config) -> int:
     return sum(int(np.prod(t.shape)) for t in tensors.values())
 
 
-def child(who: str, dtype: str, folder: str) -> None:
-    """Loads once and prints seconds and bytes."""
+def child(what: str, who: str, dtype: str, folder: str) -> None:
+    """Loads once and prints seconds, or bytes."""
     if who == "t5jax":
         import jax
+        import numpy as np
 
         jax.devices()
 
         def load() -> object:
             t5 = t5jax.load(folder, dtype=dtype)
-            jax.block_until_ready(t5._params)
+            for weight in jax.tree.leaves(jax.block_until_ready(t5._params)):
+                # Mapped pages are not read yet: a number of each makes them be there.
+                np.asarray(weight).reshape(-1)[:: 4096 // weight.itemsize].astype(np.float32).sum()
             return t5
     else:
         import torch
@@ -97,6 +112,12 @@ def child(who: str, dtype: str, folder: str) -> None:
 
         _ = transformers.T5ForConditionalGeneration  # its import is not its loading
 
+    if what == "seconds":
+        began = time.perf_counter()
+        model = load()
+        print(json.dumps({"seconds": time.perf_counter() - began}))
+        del model
+        return
     before, most, done = memory(), {"RssAnon": 0, "RssFile": 0}, threading.Event()
 
     def watch() -> None:
@@ -106,20 +127,11 @@ def child(who: str, dtype: str, folder: str) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    began = time.perf_counter()
     model = load()
-    seconds = time.perf_counter() - began
     done.set()
     watcher.join()
-    print(
-        json.dumps(
-            {
-                "seconds": seconds,
-                "anonymous": most["RssAnon"] - before["RssAnon"],
-                "mapped": most["RssFile"] - before["RssFile"],
-            }
-        )
-    )
+    anonymous, mapped = (most[name] - before[name] for name in ("RssAnon", "RssFile"))
+    print(json.dumps({"anonymous": anonymous, "mapped": mapped}))
     del model
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from t5jax.decoding.options import GenerationOptions
 from t5jax.formats.detect import open_checkpoint
 from t5jax.model.config import T5Config
 from t5jax.vocabulary import train_sentencepiece
-from tests.models import lively_params
+from tests.models import lively_params, tiny_text2text
 from tests.reference import KINDS, ragged_ids, random_torch, torch, transformers
 
 SMALL = T5Config(
@@ -519,3 +520,29 @@ def test_writing_is_complete_or_not_there(folder, tmp_path, monkeypatch):
         t5.save(folder, format="hf")
     with pytest.raises(ValueError, match="'t5jax', 'hf', 't5x'"):
         t5.save(tmp_path / "out", format="onnx")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_was_written_is_used_where_it_lies(tmp_path, dtype):
+    """In the pages of the mapped file, where a parameter needs no rearranging."""
+    tiny_text2text().save(tmp_path / "model", format="hf", dtype=dtype)
+    file = tmp_path / "model" / "model.safetensors"
+    with file.open("rb") as stream:
+        assert (8 + int.from_bytes(stream.read(8), "little")) % 64 == 0
+    t5 = t5jax.load(tmp_path / "model", vocabulary="bytes", dtype=dtype)
+
+    def mapped(x) -> bool:
+        lines = map(str.split, Path("/proc/self/maps").read_text().splitlines())
+        places = [words[0].split("-") for words in lines if words[-1] == str(file)]
+        return any(int(a, 16) <= x.unsafe_buffer_pointer() < int(b, 16) for a, b in places)
+
+    layer = t5._params["decoder"]["layers_0"]
+    assert mapped(t5._params["token_embedder"]["embedding"]) and mapped(layer["mlp"]["wo"])
+    assert not mapped(layer["self_attention"]["query_key_value"])
+    other = t5jax.load(tmp_path / "model", vocabulary="bytes", dtype="float32")
+    assert mapped(other._params["token_embedder"]["embedding"]) == (dtype == "float32")
+    np.testing.assert_array_equal(
+        other._params["token_embedder"]["embedding"],
+        np.asarray(t5._params["token_embedder"]["embedding"], np.float32),
+    )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from t5jax.formats.checkpoint import (
     Checkpoint,
@@ -23,7 +22,7 @@ from t5jax.formats.checkpoint import (
     paths,
     zeros,
 )
-from t5jax.formats.tensor_files import read_tensors
+from t5jax.formats.tensor_files import read_tensors, write_safetensors
 from t5jax.model.config import T5Config
 from t5jax.vocabulary import Vocabulary, from_huggingface, write_huggingface
 
@@ -375,8 +374,7 @@ def write(
             arrays = {name: weights[name].read() for name in itertools.islice(names, len(shard))}
             if dtype is not None:
                 arrays = {name: x.astype(dtype, copy=False) for name, x in arrays.items()}
-            # transformers refuses files that do not say which library's layout they have.
-            save_file(arrays, folder / _shard_name(i, len(shards)), {"format": "pt"})
+            write_safetensors(folder / _shard_name(i, len(shards)), arrays)
         if len(shards) > 1:
             where = {
                 name: _shard_name(i, len(shards))

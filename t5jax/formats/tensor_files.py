@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from flax import serialization
 from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from t5jax.formats.checkpoint import Tensor
 
@@ -84,6 +85,29 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         )
 
     return {name: tensor(name, x) for name, x in header.items() if name != "__metadata__"}
+
+
+def write_safetensors(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays so that they begin at multiples of 64 bytes, as far as their sizes are such.
+
+    On a CPU JAX works on memory that does where it lies, in the pages of the mapped file, and
+    copies any other; the format itself promises 8.
+    """
+    # transformers refuses files that do not say which library's layout they have.
+    metadata = {"format": "pt", "padding": ""}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    names = {jnp.dtype(dtype): name for name, dtype in _SAFETENSORS_DTYPES.items()}
+    end = 0
+    # The library's own order: wide types first, then names.
+    for name in sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name)):
+        begin, end = end, end + arrays[name].nbytes
+        header[name] = {
+            "dtype": names[arrays[name].dtype],
+            "shape": list(arrays[name].shape),
+            "data_offsets": [begin, end],
+        }
+    size = 8 + len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    save_file(dict(arrays), file, {**metadata, "padding": " " * (-size % 64)})
 
 
 def _read_torch(file: Path) -> dict[str, Tensor]:
