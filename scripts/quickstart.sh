@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 if [ ! -x .venv/bin/t5jax ]; then
     echo "installing into .venv"
     python3 -m venv .venv
-    .venv/bin/pip install -q --disable-pip-version-check -e ".[examples]"
+    .venv/bin/pip install -q --disable-pip-version-check --no-compile -e ".[examples]"
 fi
 t5jax=.venv/bin/t5jax
 [ -e runs/words.model ] || $t5jax vocabulary words runs/words.model --size 160 --words 76

@@ -668,9 +668,14 @@ def _vocabulary(arguments: argparse.Namespace) -> None:
     tasks = seqio.get_subtasks(registry.get(arguments.name))
     texts = []
     for task in tasks:
-        dataset = task.get_dataset(None, "train", shuffle=False, num_epochs=1)
-        for example in dataset.take(arguments.examples // len(tasks)).as_numpy_iterator():
-            texts += [example[f"{name}_pretokenized"].decode() for name in ("inputs", "targets")]
+        dataset = task.get_dataset(
+            None, "train", shuffle=False, num_epochs=1, try_in_mem_cache=False
+        )
+        dataset = dataset.take(arguments.examples // len(tasks)).map(
+            lambda example: (example["inputs_pretokenized"], example["targets_pretokenized"])
+        )
+        for batch in dataset.batch(1000).as_numpy_iterator():
+            texts += [text.decode() for pair in zip(*batch, strict=True) for text in pair]
     vocabulary = train_sentencepiece(
         texts,
         arguments.output,

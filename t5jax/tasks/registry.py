@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import dataclasses
 import difflib
 import fnmatch
@@ -19,7 +20,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import seqio
 
@@ -179,6 +180,11 @@ def evaluator(
     seqio's takes a name, which it looks up while it is made and never again: the provider is
     registered for that moment, under a name of its own. Results have the names of its tasks.
     """
+    if isinstance(provider, seqio.Task):
+        # Read once: TensorFlow would fill a cache, and complain where only the first are taken.
+        provider = copy.copy(provider)
+        read: Any = functools.partial(provider.get_dataset, try_in_mem_cache=False)
+        setattr(provider, "get_dataset", read)  # noqa: B010
     registry = seqio.TaskRegistry if isinstance(provider, seqio.Task) else seqio.MixtureRegistry
     key = f"{provider.name}:{uuid.uuid4().hex}"
     registry.add_provider(key, provider)
