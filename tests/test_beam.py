@@ -22,7 +22,7 @@ from tests.models import TINY, apply, lively_params, random_ids, shared_text2tex
     "options",
     [
         {},
-        {"num_beams": 4},
+        pytest.param({"num_beams": 4}, marks=pytest.mark.slow),
         {"num_beams": 5, "num_return_sequences": 3},
     ],
     ids=str,

@@ -50,7 +50,15 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(params=VARIANTS)
+# Two that share no option run by default; all of them in the slow tests.
+DEFAULT = ("t5_1_1", "umt5")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[] if name in DEFAULT else pytest.mark.slow) for name in VARIANTS
+    ]
+)
 def variant(request, tmp_path):
     """(transformers' model, its folder, the configuration that we should read)."""
     kind, config = VARIANTS[request.param]
@@ -512,7 +520,7 @@ def test_writing_is_complete_or_not_there(folder, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(huggingface, "save_file", fail)
+    monkeypatch.setattr(huggingface, "write_safetensors", fail)
     with pytest.raises(OSError, match="disk full"):
         t5.save(tmp_path / "out", format="hf")
     assert {p.name for p in tmp_path.iterdir()} == {"model"}

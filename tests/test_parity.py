@@ -48,7 +48,13 @@ def test_logits_and_hidden_states_equal_transformers(name, lengths):
     check(CONFIGS[name], lengths)
 
 
-@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("local", "global") else pytest.mark.slow)
+        for name in LONG
+    ],
+)
 @pytest.mark.parametrize(
     "lengths",
     [LENGTHS["uneven"], pytest.param(LENGTHS["short"], marks=pytest.mark.slow)],
