@@ -50,7 +50,7 @@ VARIANTS = {
 }
 
 
-# Two that share no option run by default; all of them in the slow tests.
+# One with a shared table of biases and one with a table a layer; all of them in the slow tests.
 DEFAULT = ("t5_1_1", "umt5")
 
 
