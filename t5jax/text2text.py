@@ -451,7 +451,9 @@ def load(
     """Loads a model: a t5jax run or saved model, a Hugging Face folder or hub id, T5X's format.
 
     A run gives its latest step; RUN/checkpoints/STEP gives that one. Parameters are read one by
-    one, straight into `dtype` and onto `mesh`. Compiled programs are kept in a cache on disk
+    one, straight into `dtype` and onto `mesh`. What a safetensors file holds as it is needed stays
+    in the file's pages: do not change it in place while the model is used. Compiled programs are
+    kept in a cache on disk
     unless JAX already has one configured.
 
     Args:
