@@ -453,8 +453,7 @@ def load(
     A run gives its latest step; RUN/checkpoints/STEP gives that one. Parameters are read one by
     one, straight into `dtype` and onto `mesh`. What a safetensors file holds as it is needed stays
     in the file's pages: do not change it in place while the model is used. Compiled programs are
-    kept in a cache on disk
-    unless JAX already has one configured.
+    kept in a cache on disk unless JAX already has one configured.
 
     Args:
       path: the folder, or the id of a model on the Hugging Face hub.
