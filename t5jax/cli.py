@@ -428,7 +428,13 @@ def _add_quantization(parser: argparse.ArgumentParser, more: str = "") -> None:
     )
 
 
+def _check_quantization(arguments: argparse.Namespace) -> None:
+    if arguments.float_head and not arguments.quantize:
+        raise ValueError("--float_head needs --quantize; without it every head is as it is")
+
+
 def _load(arguments: argparse.Namespace, path: str | None = None) -> t5jax.Text2Text:
+    _check_quantization(arguments)
     return t5jax.load(
         path or arguments.checkpoint,
         dtype=arguments.dtype,
@@ -540,6 +546,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     if Path(arguments.target).exists():
         raise FileExistsError(f"{arguments.target} exists; choose another folder or delete it")
+    _check_quantization(arguments)
     changes = {}
     for item in arguments.set:
         name, equals, value = item.partition("=")

@@ -19,7 +19,7 @@ def texts(seed: int, count: int, longest: int) -> list[str]:
     return ["".join(rng.choice(list("abcdef "), n)) for n in rng.integers(0, longest, count)]
 
 
-@settings(deadline=None, max_examples=4)
+@settings(deadline=None, max_examples=6)
 @given(st.integers(0, 30), st.integers(1, 9), st.sampled_from([1, 100, 10_000]), st.integers(1, 40))
 def test_results_are_those_of_generate_in_the_order_of_the_texts(
     count, batch_size, batch_tokens, window

@@ -80,6 +80,7 @@ def test_mistakes_of_convert_are_one_line(saved, tmp_path, capsys):
     cases = {
         (saved, tmp_path, "--format", "hf"): "exists",
         (saved, target, "--format", "onnx"): "invalid choice: 'onnx'",
+        (saved, target, "--format", "t5jax", "--float_head"): "--float_head needs --quantize",
         (saved, target, "--format", "hf", "--set", "d_ff"): "FIELD=VALUE",
         (saved, target, "--format", "hf", "--set", "d_fff=3"): "'d_fff' is no field",
         (saved, target, "--format", "hf", "--set", "d_ff=64"): "mlp",

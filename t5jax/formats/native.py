@@ -18,8 +18,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from etils import epath
 from jax.sharding import Mesh
 
 from t5jax.formats.checkpoint import (
@@ -130,8 +128,18 @@ def _source(path: Path) -> Path:
     return folder / CHECKPOINTS / str(step) / PARAMS
 
 
+def _checkpointer() -> Any:
+    # Imported where it is needed: it takes as long as the rest of t5jax.
+    import orbax.checkpoint as ocp
+
+    return ocp.StandardCheckpointer()
+
+
 def _stored(source: Path) -> Any:
     """Shapes and dtypes of what is there."""
+    import orbax.checkpoint as ocp
+    from etils import epath
+
     try:
         # Asked of the handler: a checkpointer warns that an item of a step has no metadata of
         # a step.
@@ -148,7 +156,7 @@ def _restore(source: Path, config: T5Config, dtype: Any, mesh: Mesh | None) -> P
     target = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, dtype, sharding=place), shapes, places
     )
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         try:
             return checkpointer.restore(source, target)
         except Exception as error:
@@ -169,7 +177,7 @@ def _restore_quantized(
         return jax.ShapeDtypeStruct(x.shape, dtype, sharding=where)
 
     tree = map_kernels(target, shapes, places)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         try:
             return checkpointer.restore(source, tree)
         except Exception as error:
@@ -264,5 +272,5 @@ def write(path: Path, checkpoint: Checkpoint, *, dtype: Any = None) -> None:
             scheme_of(params),
         )
         write_model(folder, model)
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(folder / CHECKPOINTS / "0" / PARAMS, params)
