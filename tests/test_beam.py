@@ -93,7 +93,7 @@ THREE = {
 
 
 @pytest.mark.parametrize("do_sample", [False, pytest.param(True, marks=pytest.mark.slow)])
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=12)
 @given(st.lists(st.integers(1, 16), min_size=3, max_size=3), st.integers(0, 9))
 def test_a_batch_gives_what_each_input_gives_alone(do_sample, lengths, seed):
     t5 = shared_text2text()
@@ -178,7 +178,7 @@ def test_brevity_penalty_searches_and_scores_as_t5x(seed, alpha, likes_end):
     np.testing.assert_allclose([s for _, s in got], [s for _, s in expected], atol=1e-4)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 1000), st.sampled_from([1, 8]), st.booleans())
 def test_largest_is_top_k_of_all(seed, count, ties):
     x = np.random.default_rng(seed).normal(size=(2, 128 * 24)).astype(np.float32)

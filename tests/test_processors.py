@@ -132,7 +132,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=60)
 @given(OPTIONS, st.integers(0, 10_000), st.integers(1, 8))
 def test_any_combination_equals_transformers(options, seed, length):
     torch = pytest.importorskip("torch")
@@ -228,7 +228,7 @@ def test_a_users_function_sees_ids_and_decides():
         t5.generate_ids(inputs, logits_processor=3)
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=10)
 @given(st.lists(st.integers(0, 6), min_size=3, max_size=3), st.sampled_from([1, 3]))
 def test_a_forced_prefix_is_what_the_output_begins_with(lengths, beams):
     t5 = shared_text2text()
