@@ -122,6 +122,9 @@ def _train(arguments: argparse.Namespace) -> None:
 
     tree = read_config(arguments.config, arguments.rest)
     build_config(tree)  # a misspelt key should not take the seconds that TensorFlow does
+    from t5jax.training.host import keep_freed_memory
+
+    keep_freed_memory()
     _import_tensorflow()
     from t5jax.training.loop import train
 

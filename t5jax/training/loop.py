@@ -29,6 +29,7 @@ from t5jax.tasks import registry
 from t5jax.text2text import Text2Text, keep_compiled_programs
 from t5jax.training.checkpoints import Checkpoints
 from t5jax.training.flops import peak_flops, step_flops
+from t5jax.training.host import accelerator
 from t5jax.training.layout import make_layout, stack_state, unstack_state
 from t5jax.training.report import Report
 from t5jax.training.schedules import make_schedule
@@ -126,11 +127,9 @@ def print_devices(mesh: Mesh) -> None:
     device = mesh.devices.flat[0]
     cut = ", ".join(f"{k} {v}" for k, v in mesh.shape.items() if v > 1)
     print(f"devices: {mesh.size} x {device.device_kind} ({device.platform})", cut, flush=True)
-    if device.platform == "cpu":
-        if Path("/proc/driver/nvidia").exists():
-            print("warning: there is an NVIDIA GPU that JAX does not use: install t5jax[cuda]")
-        elif Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists():
-            print("warning: there may be a TPU that JAX does not use: install t5jax[tpu]")
+    if device.platform == "cpu" and (found := accelerator()):
+        what, extra = found
+        print(f"warning: there {what} that JAX does not use: install t5jax[{extra}]")
 
 
 @dataclasses.dataclass
@@ -138,7 +137,6 @@ class Window:
     """Metrics of the steps since the last logged one, still on the device."""
 
     step: int
-    seconds: float
     metrics: list[StepMetrics]
 
 
@@ -226,7 +224,7 @@ class Run:
         config = self.config.training
         window: list[StepMetrics] = []
         pending: Window | None = None
-        since = time.monotonic()
+        self.since = time.monotonic()
         with _termination() as terminated, sharding.use(self.mesh):
             for step in range(self.start + 1, config.steps + 1):
                 self.state, metrics = self.step(self.state, next(self.data))
@@ -237,9 +235,7 @@ class Run:
                     self.write(pending.step, self.summary(pending))
                     pending = None
                 if step % config.log_every == 0 or step == config.steps:
-                    now = time.monotonic()
-                    pending = Window(step, now - since, window)
-                    window, since = [], now
+                    pending, window = Window(step, window), []
                 self.report.advance(step)
                 last = step == config.steps
                 evaluate = last or (config.eval_every and step % config.eval_every == 0)
@@ -250,6 +246,7 @@ class Run:
                 # What is saved must be good, so here the loop does wait.
                 row = self.summary(pending) if pending is not None else {}
                 self.check_finite(step, metrics)
+                paused = time.monotonic()
                 if evaluate and self.evaluation is not None:
                     row |= self.evaluate(step)
                 if row:
@@ -257,7 +254,7 @@ class Run:
                 pending = None
                 if save or stop:
                     self.save(step, row)
-                since = time.monotonic()
+                self.since += time.monotonic() - paused
                 if stop and not last:
                     self.checkpoints.wait()
                     self.report.say(f"terminated: step {step} is saved; run again to go on")
@@ -315,10 +312,14 @@ class Run:
     def summary(self, window: Window) -> dict[str, float]:
         """A window's metrics, per token and per second; waits for its last step."""
         rows = jax.device_get(window.metrics)
+        # Now that the window's last step is done: when it was dispatched, the device may have been
+        # many steps behind.
+        now = time.monotonic()
+        seconds, self.since = max(now - self.since, 1e-9), now
         total = jax.tree.map(lambda *x: float(np.sum(x)), *rows)
         last = rows[-1]
         losses, weight = total.losses, max(total.losses.weight, 1.0)
-        steps, seconds = len(rows), max(window.seconds, 1e-9)
+        steps = len(rows)
         data = self.config.data
         flops = steps * step_flops(
             self.config.model, data.batch, data.lengths.inputs, data.lengths.targets
