@@ -1,5 +1,6 @@
 """Training: resumed, killed, terminated and sharded runs, through the command that users type."""
 
+import dataclasses
 import json
 import os
 import random
@@ -24,8 +25,10 @@ from t5jax.cli import MISTAKES
 from t5jax.config import OptimizerConfig, TrainingConfig
 from t5jax.model.network import T5
 from t5jax.model.parameters import abstract_params, logical_axes, unstack
+from t5jax.training import loop
 from t5jax.training.checkpoints import Checkpoints, abstract_state
 from t5jax.training.flops import peak_flops, step_flops
+from t5jax.training.host import accelerator
 from t5jax.training.optimizers import make_optimizer
 from t5jax.training.schedules import make_schedule
 from t5jax.training.step import TrainState, init_state, make_step
@@ -292,6 +295,62 @@ def test_micro_batches_make_the_step_of_the_whole_batch():
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
         (of_one, one.opt_state), (of_four, four.opt_state),
     )  # fmt: skip
+
+
+def test_no_logged_step_is_faster_than_the_device(tmp_path, monkeypatch):
+    def work(x):
+        return jax.lax.fori_loop(0, 100, lambda _, y: jnp.tanh(y @ y), jnp.full((256, 256), x))[0, 0]
+
+    def make_slow_step(*arguments, **options):
+        step = make_step(*arguments, **options)
+
+        def slow_step(state, batch):
+            state, metrics = step(state, batch)
+            return state, dataclasses.replace(metrics, grad_norm=work(metrics.grad_norm))
+
+        return slow_step
+
+    times = []
+    for _ in range(10):
+        begun = time.monotonic()
+        jax.jit(work)(1.0).block_until_ready()
+        times.append(time.monotonic() - begun)
+    least = 0.8 * min(times)
+
+    monkeypatch.setattr(loop, "make_step", make_slow_step)
+    # Saving, within a window and at its end, lets the device catch up with what was dispatched.
+    config = write_config(tmp_path, training={"save_every": 7, "tensorboard": False})
+    begun = time.monotonic()
+    loop.train(yaml.safe_load(config.read_text()))
+    seconds = [row["step_seconds"] for row in metrics(tmp_path)]
+    assert len(seconds) == 6 and min(seconds) >= least
+    assert sum(seconds) * 5 <= time.monotonic() - begun
+
+
+@pytest.mark.skipif(accelerator() is not None, reason="for machines without an accelerator")
+def test_a_training_process_keeps_the_memory_of_a_step():
+    script = """
+import resource, sys
+from t5jax.training.host import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+import jax, jax.numpy as jnp
+x = jnp.ones(2000)
+step = jax.jit(lambda x: (jnp.outer(x, x) @ jnp.outer(x, x)).sum())
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        step(x).block_until_ready()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+    default, kept = (
+        int(subprocess.check_output([sys.executable, "-c", script, word], env=environment(1)))
+        for word in ("default", "keep")
+    )
+    # Each call has 32 MB or more of intermediate results, 4 KB a page.
+    assert default > 8 * 8000 > 10 * kept
 
 
 def test_model_flops_are_those_that_xla_counts():
