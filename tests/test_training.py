@@ -297,9 +297,11 @@ def test_micro_batches_make_the_step_of_the_whole_batch():
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_no_logged_step_is_faster_than_the_device(tmp_path, monkeypatch):
     def work(x):
-        return jax.lax.fori_loop(0, 100, lambda _, y: jnp.tanh(y @ y), jnp.full((256, 256), x))[0, 0]
+        square = jnp.full((256, 256), x)
+        return jax.lax.fori_loop(0, 100, lambda _, y: jnp.tanh(y @ y), square)[0, 0]
 
     def make_slow_step(*arguments, **options):
         step = make_step(*arguments, **options)
@@ -327,6 +329,7 @@ def test_no_logged_step_is_faster_than_the_device(tmp_path, monkeypatch):
     assert sum(seconds) * 5 <= time.monotonic() - begun
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(accelerator() is not None, reason="for machines without an accelerator")
 def test_a_training_process_keeps_the_memory_of_a_step():
     script = """
