@@ -23,9 +23,6 @@ compile_plainly() {
 }
 
 if [ "$#" -eq 0 ]; then
-    .venv/bin/ruff check .
-    .venv/bin/ruff format --check .
-    .venv/bin/mypy
     compile_plainly
     # Two at a time: compiling, which most of them do, keeps one core busy.
     set -- -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder

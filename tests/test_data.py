@@ -457,6 +457,7 @@ def _run(script: str, *arguments: str, devices: int = 1) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_new_process_goes_on_exactly(tmp_path):
     with TrainData(MIXTURE, READ, snapshot_every=4) as data:
         for _ in range(6):

@@ -480,6 +480,7 @@ def test_what_is_no_checkpoint_is_told_apart(tmp_path):
     assert "holds no weights" in broken(tmp_path / "empty", FileNotFoundError)
 
 
+@pytest.mark.slow
 def test_a_hub_id_out_of_reach_fails_at_once_and_a_cached_one_loads(folder, tmp_path):
     """In processes of their own: the hub's library reads its environment when it is imported."""
     script = "import sys, t5jax; print(t5jax.load(sys.argv[1]).config.d_ff)"
