@@ -680,6 +680,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_batches_lie_on_eight_devices_as_the_sharding_says():
     out = _run(PLACE, devices=8)
     assert "data.batch=6 rows" in json.loads(out.splitlines()[-1])

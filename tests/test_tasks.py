@@ -178,6 +178,7 @@ def test_splits_are_disjoint_and_90_5_5(name):
         assert len(words[split]) / total == pytest.approx(share, abs=0.005)
 
 
+@pytest.mark.slow
 def test_splits_are_the_same_in_another_process():
     words = [f"word{i}" for i in range(200)]
     code = (

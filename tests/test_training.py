@@ -133,6 +133,7 @@ def test_a_run_loads_generates_and_evaluates(finished):
         assert again[name] == pytest.approx(first[name], rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(finished, tmp_path):
     evaluated = {"tasks": ["inflect"], "examples": 40}
     config = write_config(tmp_path, eval=evaluated, training=EVALUATED)
