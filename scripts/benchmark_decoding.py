@@ -12,7 +12,9 @@ the weights is printed too.
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
+import time
 
 import jax
 import numpy as np
@@ -49,6 +51,11 @@ def main() -> None:
     parser.add_argument(
         "--compiled", action="store_true", help="transformers under torch.compile too"
     )
+    parser.add_argument(
+        "--growth",
+        action="store_true",
+        help="instead: the time of one of the last tokens against that of one of the first",
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", help="file for the results")
     parser.add_argument("--plot", help="file for a picture of them; needs matplotlib")
@@ -62,6 +69,9 @@ def main() -> None:
     # Enough ids that no logit is masked, on either side.
     vocabulary = ByteVocabulary(config.vocab_size - 259)
     plain = t5jax.Text2Text(config, params, vocabulary, dtype=arguments.dtype)
+    if arguments.growth:
+        write_json(arguments.json, growth(plain, arguments))
+        return
     small = t5jax.Text2Text(
         config, jax.jit(lambda p: quantize(for_inference(p), Scheme("int8")))(params), vocabulary
     )
@@ -127,6 +137,40 @@ def time_case(
     against = [first, "t5jax int8"]
     tables = {name: table(seconds, rows * arguments.outputs, "tokens", name) for name in against}
     return {"case": case, "rows": tables}
+
+
+def growth(t5: t5jax.Text2Text, arguments: argparse.Namespace) -> dict:
+    """How the time of a token grows with those before it, one row decoded step by step."""
+    part = 64
+    if arguments.outputs <= 2 * part:
+        raise SystemExit(f"--outputs {arguments.outputs}: --growth needs more than {2 * part}")
+    ids = np.random.default_rng(0).integers(3, t5.config.vocab_size, (1, arguments.inputs))
+    encoded = t5.encode_ids(ids)
+    request = t5._request(
+        {"max_new_tokens": arguments.outputs, "min_new_tokens": arguments.outputs}
+    )
+    first, last = [], []
+    for turn in range(arguments.rounds + 1):
+        times = []
+        for _ in t5._decoder.stream(encoded, request):
+            times.append(time.perf_counter())
+        if turn:  # the first compiles
+            first.append((times[part] - times[0]) / part)
+            last.append((times[-1] - times[-1 - part]) / part)
+    ratios = [b / a for a, b in zip(first, last, strict=True)]
+    result = {
+        "tokens": arguments.outputs,
+        "first_seconds": statistics.median(first),
+        "last_seconds": statistics.median(last),
+        "ratio": statistics.median(ratios),
+    }
+    print(
+        f"{arguments.variant} {arguments.dtype}, {arguments.outputs} tokens: one of the first "
+        f"{part} {result['first_seconds'] * 1e3:.2f} ms, of the last {part} "
+        f"{result['last_seconds'] * 1e3:.2f} ms: {result['ratio']:.2f} x "
+        f"({min(ratios):.2f} to {max(ratios):.2f})"
+    )
+    return result
 
 
 def print_bandwidth(result: dict, models: dict[str, t5jax.Text2Text], steps: int) -> None:

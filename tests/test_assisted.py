@@ -26,7 +26,7 @@ def assistant(seed: int = 1) -> Text2Text:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("rows", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_output_is_that_of_the_model_alone(options, rows):
     t5 = tiny_text2text()
     inputs = random_ids(rows, rows, 9)

@@ -203,6 +203,7 @@ def test_mistakes_name_the_value_and_the_remedy(saved, tmp_path, capsys):
         assert remedy in error_of(capsys, *words), words
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error():
     command = f"{sys.executable} -m t5jax.cli tasks inflect --n 20000 | head -1"
     done = subprocess.run(

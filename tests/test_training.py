@@ -119,6 +119,7 @@ def test_run_folder_holds_what_it_promises(finished):
     assert kept == [max(losses, key=losses.get), 30]
 
 
+@pytest.mark.slow
 def test_a_run_loads_generates_and_evaluates(finished):
     t5 = t5jax.load(finished / "run")
     assert t5.max_input_length == 48 and t5.generation.max_new_tokens == 32
