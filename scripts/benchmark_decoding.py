@@ -12,6 +12,7 @@ the weights is printed too.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
 import tempfile
 import time
@@ -61,6 +62,8 @@ def main() -> None:
     parser.add_argument("--plot", help="file for a picture of them; needs matplotlib")
     arguments = parser.parse_args()
 
+    if arguments.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: pip install matplotlib")
     if arguments.device:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(arguments.device, "cpu"))
     config = t5jax.VARIANTS[arguments.variant]
