@@ -11,7 +11,7 @@ t5jax train $config
 for run in docstrings summarize_docstrings; do
     t5jax eval runs/$run --tasks summarize_docstrings --split test --show 5
 done
-python - <<'END'
+TF_CPP_MIN_LOG_LEVEL=3 python - <<'END'
 import json
 from t5jax.tasks.metrics import rouge
 
