@@ -64,6 +64,8 @@ def main() -> None:
 
     if arguments.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib: pip install matplotlib")
+    if arguments.growth and arguments.outputs <= 128:
+        parser.error(f"--growth needs --outputs above 128, not {arguments.outputs}")
     if arguments.device:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(arguments.device, "cpu"))
     config = t5jax.VARIANTS[arguments.variant]
@@ -145,8 +147,6 @@ def time_case(
 def growth(t5: t5jax.Text2Text, arguments: argparse.Namespace) -> dict:
     """How the time of a token grows with those before it, one row decoded step by step."""
     part = 64
-    if arguments.outputs <= 2 * part:
-        raise SystemExit(f"--outputs {arguments.outputs}: --growth needs more than {2 * part}")
     ids = np.random.default_rng(0).integers(3, t5.config.vocab_size, (1, arguments.inputs))
     encoded = t5.encode_ids(ids)
     request = t5._request(

@@ -199,7 +199,6 @@ def test_killed_at_three_random_moments_a_run_ends_the_same(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on(tmp_path):
     config = write_config(tmp_path, training={"steps": 5000, "save_every": 5000})
     process = start("train", config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from pathlib import Path
 
 # mallopt's parameters, from glibc's malloc.h.
@@ -26,7 +27,7 @@ def keep_freed_memory() -> None:
     again: a fifth of the quickstart's step. To be called before JAX starts its threads; it does
     nothing where there is an accelerator, or another C library.
     """
-    if accelerator() is not None:
+    if sys.platform != "linux" or accelerator() is not None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
