@@ -4,9 +4,9 @@
 
 A case is a batch, or a batch and its beams. Nothing ends early: all must give exactly `--outputs`
 tokens, and the share of ids that agree with ours is shown. transformers, with --compiled also
-under torch.compile, and, where it is installed, CTranslate2 are timed in turns with t5jax, in
---dtype and in int8. On a GPU that is known, the share of its memory's bandwidth at which we read
-the weights is printed too.
+under torch.compile, and, where they are installed, CTranslate2 and T5X (its sources on PYTHONPATH
+will do) are timed in turns with t5jax, in --dtype and in int8. On a GPU that is known, the share of
+its memory's bandwidth at which we read the weights is printed too.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from peers import (
     Decode,
     ctranslate2_decoders,
     has_ctranslate2,
+    has_t5x,
     params_of,
     random_torch_t5,
+    t5x_decoder,
     transformers_decoder,
 )
 
@@ -84,9 +86,11 @@ def main() -> None:
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     with tempfile.TemporaryDirectory() as folder:
         if has_ctranslate2():
-            kinds = (arguments.dtype, "int8")
+            kinds = (arguments.dtype, "int8", *(["float16"] if device == "cuda" else []))
             found = ctranslate2_decoders(torch_model, folder, kinds, device)
             decoders |= {f"ctranslate2 {kind}": decode for kind, decode in found.items()}
+        if has_t5x():
+            decoders[f"t5x {arguments.dtype}"] = t5x_decoder(config, params, arguments.dtype)
         torch_model = torch_model.to(device, getattr(torch, arguments.dtype))
         name = f"transformers {arguments.dtype}"
         decoders[name] = transformers_decoder(torch_model)

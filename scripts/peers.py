@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+import sys
+import types
 from collections.abc import Callable
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 import t5jax
-from t5jax.formats.checkpoint import Tensor, assemble
+from t5jax.formats import t5x
+from t5jax.formats.checkpoint import Tensor, assemble, tensors_of
 from t5jax.formats.huggingface import config_fields, from_weights
 
 
@@ -124,3 +132,67 @@ def ctranslate2_decoders(
         return decode
 
     return {kind: decoder(kind) for kind in kinds}
+
+
+def has_t5x() -> bool:
+    """Whether T5X lies on the path."""
+    return importlib.util.find_spec("t5x") is not None
+
+
+def t5x_decoder(config: t5jax.T5Config, params, dtype: str) -> Decode:
+    """Like `transformers_decoder`, with T5X's own network, sampling and beam search.
+
+    Only its network and its decoding are imported: the package itself wants libraries that are
+    released nowhere, or that do not run with the JAX of today.
+    """
+    package = types.ModuleType("t5x")
+    package.__path__ = list(importlib.util.find_spec("t5x").submodule_search_locations)
+    sys.modules.setdefault("t5x", package)
+    decoding = importlib.import_module("t5x.decoding")
+    network = importlib.import_module("t5x.examples.t5.network")
+
+    fields = t5x.network_fields(config) | {"dtype": jnp.dtype(dtype)}
+    model = network.Transformer(network.T5Config(**fields))
+    tensors = tensors_of(params)
+    weights = {
+        theirs: t5x.joined_heads(theirs, tensors[ours].read(), stacked=False)
+        for theirs, ours, _ in t5x.rows(config, stacked=False)
+    }
+    tree = jax.device_put(unflatten_dict(weights, sep="/"))
+
+    @partial(jax.jit, static_argnames=("outputs", "beams"))
+    def decode(tree, ids: jax.Array, outputs: int, beams: int) -> jax.Array:
+        apply = partial(model.apply, enable_dropout=False)
+        prompt = jnp.zeros((len(ids), outputs), jnp.int32)
+        encoded = apply({"params": tree}, ids, method=model.encode)
+        ones = jnp.ones_like(prompt)
+        _, start = apply(
+            {"params": tree}, jnp.ones_like(ids), ones, ones, decode=True, mutable=["cache"]
+        )
+        repeat = partial(jnp.repeat, repeats=beams, axis=0)
+
+        def logits(state):
+            found, changed = apply(
+                {"params": tree, "cache": state.cache},
+                repeat(encoded),
+                repeat(ids),
+                state.cur_token,
+                state.cur_token,
+                decode=True,
+                max_decode_length=outputs,
+                mutable=["cache"],
+                method=model.decode,
+            )
+            # No early end.
+            return found[:, 0].at[:, config.eos_token_id].set(-1e9), changed["cache"]
+
+        options = {"eos_id": config.eos_token_id, "num_decodes": beams}
+        if beams > 1:
+            found, _ = decoding.beam_search(prompt, start["cache"], logits, **options)
+        else:
+            found, _ = decoding.temperature_sample(
+                prompt, start["cache"], logits, temperature=0.0, **options
+            )
+        return found[:, -1]  # the best comes last
+
+    return lambda ids, outputs, beams: np.asarray(decode(tree, ids, outputs, beams))[:, -outputs:]

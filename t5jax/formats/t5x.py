@@ -359,7 +359,7 @@ def write(
         specs = {}
         for theirs in track(parts):
             arrays = [
-                _joined_heads(theirs, checkpoint.tensors[p].read(), stacked) for p in parts[theirs]
+                joined_heads(theirs, checkpoint.tensors[p].read(), stacked) for p in parts[theirs]
             ]
             array = np.stack(arrays, 1) if theirs in in_layers else arrays[0]
             array = array.astype(dtype or array.dtype, copy=False)
@@ -376,10 +376,10 @@ def write(
         (folder / GIN_FILE).write_text(_gin_text(config), encoding="utf-8")
 
 
-def _gin_text(config: T5Config) -> str:
-    """The network under the names of T5X's T5Config; what shapes do not tell is read from here."""
+def network_fields(config: T5Config) -> dict[str, Any]:
+    """The network under the names of T5X's T5Config."""
     activations = next(k for k, v in _ACTIVATIONS.items() if v == config.feed_forward_proj)
-    fields = {
+    return {
         "vocab_size": config.vocab_size,
         "emb_dim": config.d_model,
         "num_heads": config.num_heads,
@@ -391,6 +391,11 @@ def _gin_text(config: T5Config) -> str:
         "dropout_rate": config.dropout,
         "logits_via_embedding": config.tie_word_embeddings,
     }
+
+
+def _gin_text(config: T5Config) -> str:
+    """What shapes do not tell is read from here."""
+    fields = network_fields(config)
     lines = ["network.T5Config:", *(f"  {name} = {value!r}" for name, value in fields.items())]
     if config.long:
         lines += ["", "long_attention.SelfAttention:"]
@@ -398,7 +403,7 @@ def _gin_text(config: T5Config) -> str:
     return "\n".join([*lines, ""])
 
 
-def _joined_heads(name: str, array: np.ndarray, stacked: bool) -> np.ndarray:
+def joined_heads(name: str, array: np.ndarray, stacked: bool) -> np.ndarray:
     """T5X's `t5` joins heads and head_dim, its `scalable_t5` does not."""
     if stacked or array.ndim != 3:
         return array
