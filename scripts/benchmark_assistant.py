@@ -4,6 +4,12 @@
 
 MODEL and ASSISTANT are checkpoints of one vocabulary, INPUTS a file of a text a line. Decoding
 alone and with several numbers of guesses are timed in turns.
+
+    python scripts/benchmark_assistant.py --random t5_base --noise 0.03
+
+needs no checkpoints: the assistant is the first layer of each stack of a model of that size with
+random weights, whose other layers add `--noise` times as much as they would. That sets how often
+the assistant is right, and the time is that of any model and assistant of these sizes.
 """
 
 from __future__ import annotations
@@ -14,19 +20,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 from interleaved import measure, table, write_json
+from peers import params_of, random_torch_t5
 
 import t5jax
 from t5jax.generation import Generation
+from t5jax.vocabulary import ByteVocabulary
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model")
-    parser.add_argument("assistant")
-    parser.add_argument("inputs", type=Path)
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("assistant", nargs="?")
+    parser.add_argument("inputs", type=Path, nargs="?")
+    parser.add_argument("--random", choices=t5jax.VARIANTS, help="a pair with random weights")
+    parser.add_argument("--noise", type=float, default=0.03, help="of layers it has not")
     parser.add_argument("--lines", type=int, default=64, help="texts that are used")
     parser.add_argument("--rows", type=int, default=1, help="texts decoded at a time")
     parser.add_argument("--outputs", type=int, default=64, help="tokens of an output, at most")
@@ -36,12 +47,20 @@ def main() -> None:
     parser.add_argument("--json", help="file for the results")
     arguments = parser.parse_args()
 
-    t5, assistant = (
-        t5jax.load(path, dtype=arguments.dtype) for path in (arguments.model, arguments.assistant)
-    )
-    with arguments.inputs.open(encoding="utf-8") as stream:
-        lines = [line.rstrip("\n") for line in itertools.islice(stream, arguments.lines)]
-    ids = t5.text_ids(lines)
+    if arguments.random:
+        config = t5jax.VARIANTS[arguments.random]
+        t5, assistant = random_pair(config, arguments.noise, arguments.dtype)
+        ids = np.random.default_rng(0).integers(3, config.vocab_size, (arguments.lines, 64))
+    elif arguments.inputs:
+        t5, assistant = (
+            t5jax.load(path, dtype=arguments.dtype)
+            for path in (arguments.model, arguments.assistant)
+        )
+        with arguments.inputs.open(encoding="utf-8") as stream:
+            lines = [line.rstrip("\n") for line in itertools.islice(stream, arguments.lines)]
+        ids = t5.text_ids(lines)
+    else:
+        parser.error("MODEL, ASSISTANT and INPUTS are needed, or --random")
 
     def decode(**options) -> Callable[[], Generation]:
         return lambda: t5.generate_ids(
@@ -57,7 +76,7 @@ def main() -> None:
         for count in arguments.guesses
     }
     expected = contenders["alone"]()
-    print(f"{len(lines)} texts, {arguments.rows} at a time, {jax.devices()[0].device_kind}")
+    print(f"{len(ids)} texts, {arguments.rows} at a time, {jax.devices()[0].device_kind}")
     for name, run in contenders.items():
         found = run()
         if found.guesses:
@@ -67,6 +86,30 @@ def main() -> None:
     seconds = measure(contenders, arguments.rounds)
     rows = table(seconds, int(expected.lengths.sum()), "tokens", "alone")
     write_json(arguments.json, rows)
+
+
+def random_pair(
+    config: t5jax.T5Config, noise: float, dtype: str
+) -> tuple[t5jax.Text2Text, t5jax.Text2Text]:
+    """A model, and as its assistant the first layer of each of its stacks."""
+    params = params_of(config, random_torch_t5(config))
+    small = params | {
+        stack: params[stack] | {"layers": jax.tree.map(lambda x: x[:1], params[stack]["layers"])}
+        for stack in ("encoder", "decoder")
+    }
+
+    def quieter(path: tuple, x: jax.Array) -> jax.Array:
+        # The kernels whose products are added to the residual stream.
+        adds = "layers" in str(path) and path[-1].key in ("out", "wo")
+        return x.at[1:].multiply(noise) if adds else x
+
+    params = jax.tree_util.tree_map_with_path(quieter, params)
+    vocabulary = ByteVocabulary(config.vocab_size - 259)
+    one = config.replace(num_layers=1, num_decoder_layers=1)
+    return (
+        t5jax.Text2Text(config, params, vocabulary, dtype=dtype),
+        t5jax.Text2Text(one, small, vocabulary, dtype=dtype),
+    )
 
 
 if __name__ == "__main__":
