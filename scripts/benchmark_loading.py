@@ -31,6 +31,12 @@ def main() -> None:
     )
     parser.add_argument("--variant", default="t5_base", choices=t5jax.VARIANTS)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--writer",
+        default="t5jax",
+        choices=["t5jax", "transformers"],
+        help="whose file: t5jax's tensors begin at multiples of 64 bytes, transformers' anywhere",
+    )
     parser.add_argument("--child", nargs=4, metavar=("WHAT", "WHO", "DTYPE", "FOLDER"))
     arguments = parser.parse_args()
     if arguments.child:
@@ -39,8 +45,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "model"
         count = write_random(target, t5jax.VARIANTS[arguments.variant])
-        size = (target / "model.safetensors").stat().st_size
-        print(f"{arguments.variant}: {count / 1e6:.0f} M parameters, {size / 1e6:.0f} MB file")
+        if arguments.writer == "transformers":
+            import transformers
+
+            model = transformers.T5ForConditionalGeneration.from_pretrained(target)
+            target = Path(folder) / "theirs"
+            model.save_pretrained(target)
+            del model
+        file = target / "model.safetensors"
+        with open(file, "rb") as stream:
+            offset = 8 + int.from_bytes(stream.read(8), "little")
+        print(
+            f"{arguments.variant}: {count / 1e6:.0f} M parameters, {file.stat().st_size / 1e6:.0f} "
+            f"MB written by {arguments.writer}, {offset % 64} bytes past a multiple of 64"
+        )
         for dtype, width in (("float32", 4), ("bfloat16", 2)):
             seconds: dict[str, list[float]] = {"t5jax": [], "transformers": []}
             for _ in range(arguments.rounds):

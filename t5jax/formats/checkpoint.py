@@ -192,10 +192,12 @@ def _fused(tensors: Tensors, dtype: Any, quantize: Scheme | None) -> Iterator[tu
         module, _, name = path.rpartition("/")
         modules.setdefault(module, []).append(name)
 
-    def order(module: str) -> tuple[str, int]:
-        # A module's layers one after the other: formats with stacked layers read them at once.
+    def order(module: str) -> tuple[bool, str, int]:
+        # The large tables first: one thread reads each, beside others. A module's layers one after
+        # the other: formats with stacked layers read them at once.
         layer = re.search(r"layers_(\d+)", module)
-        return re.sub(r"layers_\d+", "layers", module), int(layer[1]) if layer else 0
+        kind = re.sub(r"layers_\d+", "layers", module)
+        return layer is not None, kind, int(layer[1]) if layer else 0
 
     def read(module: str) -> dict[str, Any]:
         leaves = {name: tensors[f"{module}/{name}"].read() for name in modules[module]}
@@ -233,7 +235,7 @@ def _copied(x: np.ndarray | _Stack, dtype: Any) -> np.ndarray:
     What is so already, in the pages of a mapped file perhaps, stays where it is. New memory is a
     page's beginning: memory at a multiple of 64 bytes JAX takes over on a CPU, where other
     memory is copied once more. NumPy would ask for huge pages, which takes the system twice as
-    long as the copy where its memory is in pieces.
+    long as the copy where its memory is in pieces. MAP_POPULATE, with two threads, is slower too.
     """
     if isinstance(x, np.ndarray):
         whole = x.flags.c_contiguous and x.ctypes.data % 64 == 0
