@@ -120,6 +120,28 @@ def test_layout_for_inference_changes_no_logit_and_turns_back_exactly(config):
 
 
 @pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        TIED,
+        TINY.replace(relative_bias="per_layer"),
+        TINY.replace(num_decoder_layers=0),
+        TINY.replace(encoder_attention_type="local"),
+        TINY.replace(encoder_attention_type="transient-global"),
+    ],
+    ids=["gated", "tied", "umt5", "encoder", "local", "global"],
+)
+def test_shapes_and_axes_for_inference_are_those_of_the_converted_tree(config):
+    converted = jax.eval_shape(for_inference, abstract_params(config))
+    found = abstract_params(config, inference=True)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), converted
+    )
+    names = jax.tree.map(lambda spec: len(spec), logical_axes(config, inference=True))
+    assert names == jax.tree.map(lambda x: x.ndim, converted)
+
+
+@pytest.mark.parametrize(
     ("remat", "scan"),
     [
         ("dots", True),

@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import mmap
 import os
 import re
 import shutil
@@ -28,6 +27,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from t5jax import sharding
+from t5jax.formats.memory import empty, free_huge_pages
 from t5jax.model.config import T5Config
 from t5jax.model.parameters import (
     Params,
@@ -187,6 +187,8 @@ def _stacked(path: str, tensors: Tensors, dtype: Any, where: jax.sharding.Shardi
 
 def _fused(tensors: Tensors, dtype: Any, quantize: Scheme | None) -> Iterator[tuple[str, Any]]:
     tied = "head/kernel" not in tensors
+    size = sum(math.prod(tensor.shape) for tensor in tensors.values()) * np.dtype(dtype).itemsize
+    huge = size <= free_huge_pages()
     modules: dict[str, list[str]] = {}
     for path in tensors:
         module, _, name = path.rpartition("/")
@@ -208,7 +210,7 @@ def _fused(tensors: Tensors, dtype: Any, quantize: Scheme | None) -> Iterator[tu
                 x = quantize.of(
                     (*module.split("/"), name), _copied(x, np.float32), tied=tied, xp=np
                 )
-            out[f"{module}/{name}"] = x if isinstance(x, Quantized) else _copied(x, dtype)
+            out[f"{module}/{name}"] = x if isinstance(x, Quantized) else _copied(x, dtype, huge)
         return out
 
     for values in _ahead(read, sorted(modules, key=order)):
@@ -229,13 +231,10 @@ class _Lazily:
     stack = staticmethod(_Stack)
 
 
-def _copied(x: np.ndarray | _Stack, dtype: Any) -> np.ndarray:
+def _copied(x: np.ndarray | _Stack, dtype: Any, huge: bool = False) -> np.ndarray:
     """An array in `dtype` that nobody will change, moved and cast in one pass.
 
-    What is so already, in the pages of a mapped file perhaps, stays where it is. New memory is a
-    page's beginning: memory at a multiple of 64 bytes JAX takes over on a CPU, where other
-    memory is copied once more. NumPy would ask for huge pages, which takes the system twice as
-    long as the copy where its memory is in pieces. MAP_POPULATE, with two threads, is slower too.
+    What is so already, in the pages of a mapped file perhaps, stays where it is.
     """
     if isinstance(x, np.ndarray):
         whole = x.flags.c_contiguous and x.ctypes.data % 64 == 0
@@ -244,9 +243,7 @@ def _copied(x: np.ndarray | _Stack, dtype: Any) -> np.ndarray:
     arrays, axis = x if isinstance(x, _Stack) else ([x], 0)
     shape = list(arrays[0].shape)
     shape.insert(axis, len(arrays))
-    private = {} if os.name == "nt" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
-    memory = mmap.mmap(-1, max(1, math.prod(shape) * np.dtype(dtype).itemsize), **private)
-    out = np.ndarray(shape, dtype, memory)
+    out = empty(tuple(shape), dtype, huge=huge)
     for i, array in enumerate(arrays):
         out[(slice(None),) * axis + (i,)] = array
     return out if isinstance(x, _Stack) else out[0]
@@ -281,8 +278,12 @@ def zeros(shape: tuple[int, ...]) -> Tensor:
 @functools.lru_cache(maxsize=16)
 def paths(config: T5Config) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter by its path with layers apart."""
-    # By way of the tree that is traced in no time.
-    tree = jax.eval_shape(unfuse, abstract_params(config, inference=True))
+    # By way of the tree that is made in no time. Views of one zero are arrays that take no memory.
+    nothing = jax.tree.map(
+        lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape),
+        abstract_params(config, inference=True),
+    )
+    tree = unfuse(nothing, np)
     return {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
 
 

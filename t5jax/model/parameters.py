@@ -18,8 +18,8 @@ from t5jax.model.network import T5
 Params = Mapping[str, Any]
 
 
-def _boxed(config: T5Config, key: jax.Array, inference: bool = False) -> Any:
-    model, ids = T5(config, inference=inference), jnp.ones((1, 1), jnp.int32)
+def _boxed(config: T5Config, key: jax.Array) -> Any:
+    model, ids = T5(config), jnp.ones((1, 1), jnp.int32)
     if config.encoder_only:
         return model.init(key, ids, method="encode")["params"]
     return model.init(key, ids, ids)["params"]
@@ -53,7 +53,9 @@ def _abstract(config: T5Config, inference: bool) -> Any:
     if not inference:
         return jax.eval_shape(lambda: _boxed(config, jax.random.key(0)))
     shallow = config.replace(num_layers=1, num_decoder_layers=min(1, config.num_decoder_layers))
-    boxed = dict(jax.eval_shape(lambda: _boxed(shallow, jax.random.key(0), inference=True)))
+    model = T5(shallow, inference=True)
+    # Without computing anything with them, which is most of the tracing.
+    boxed = dict(jax.eval_shape(lambda: model.init(jax.random.key(0), method=_define)["params"]))
     for name, depth in depths(config).items():
         if name not in boxed:
             continue
@@ -61,6 +63,16 @@ def _abstract(config: T5Config, inference: bool) -> Any:
         layers = {f"layers_{i}": boxed[name]["layers_0"] for i in range(depth)}
         boxed[name] = rest | layers
     return boxed
+
+
+def _define(module: nn.Module) -> None:
+    """Has a module and all in it define their parameters, which every one does in `setup`."""
+    getattr(module, "any", None)  # Flax runs `setup` when it is first asked for an attribute
+    for name, value in list(vars(module).items()):
+        parts = value if isinstance(value, (list, tuple)) else (value,)
+        for part in parts if name != "parent" else ():
+            if isinstance(part, nn.Module):
+                _define(part)
 
 
 def _is_box(x: Any) -> bool:
@@ -137,9 +149,9 @@ def from_inference(params: Params) -> Params:
     return stack(unfuse(params))
 
 
-def unfuse(params: Params) -> Params:
+def unfuse(params: Params, xp: Any = jnp) -> Params:
     """The tree for inference -> layers apart still, kernels as training has them."""
-    return _map_modules(_split, params)
+    return _map_modules(functools.partial(_split, xp=xp), params)
 
 
 def _map_stacks(convert: Callable[[str, Params], Params], params: Params) -> Params:
@@ -183,21 +195,21 @@ def fuse(name: str, module: Mapping[str, Any], xp: Any = jnp) -> dict[str, Any]:
     return dict(module)
 
 
-def _split(name: str, module: Mapping[str, Any]) -> dict[str, Any]:
+def _split(name: str, module: Mapping[str, Any], xp: Any = jnp) -> dict[str, Any]:
     """The inverse of `fuse`."""
     if name == "head":
         return {"kernel": module["kernel"].T}
     if name == "mlp":
-        wi = jnp.moveaxis(module["wi"], 1, 0)
+        wi = xp.moveaxis(module["wi"], 1, 0)
         names = ("wi",) if len(wi) == 1 else ("wi_0", "wi_1")
         return {k: w.T for k, w in zip(names, wi, strict=True)} | {"wo": module["wo"].T}
     if name in _GROUPS:
         apart = {
-            k: jnp.moveaxis(w, -1, 0)
+            k: xp.moveaxis(w, -1, 0)
             for group in _GROUPS[name]
-            for k, w in zip(group, jnp.moveaxis(module["_".join(group)], 1, 0), strict=True)
+            for k, w in zip(group, xp.moveaxis(module["_".join(group)], 1, 0), strict=True)
         }
-        return _norms(module) | apart | {"out": jnp.moveaxis(module["out"], 0, -1)}
+        return _norms(module) | apart | {"out": xp.moveaxis(module["out"], 0, -1)}
     return dict(module)
 
 
