@@ -13,7 +13,17 @@ import t5jax
 from t5jax.cli import main
 from t5jax.model import quantized
 from t5jax.model.parameters import for_inference
-from t5jax.model.quantized import Int4, Int8, Quantized, Scheme, multiply, quantize, scheme_of
+from t5jax.model.quantized import (
+    LARGE,
+    Int4,
+    Int8,
+    Quantized,
+    Scheme,
+    int8_products,
+    multiply,
+    quantize,
+    scheme_of,
+)
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
 from tests.models import TINY, lively_params, random_ids, tiny_text2text
@@ -61,6 +71,17 @@ def test_an_odd_dimension_has_no_four_bits():
         Int4.of(np.ones((3, 7), "f"))
     with pytest.raises(ValueError, match="mlp/wo: int4"):
         Scheme("int4").of(("mlp", "wo"), np.ones((3, 7), "f"), tied=True)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("outputs", [2048, 2049, 2053])  # which eight divides, three, nothing
+def test_products_of_int8_are_exact(rows, outputs):
+    rng = np.random.default_rng(rows)
+    kernel = rng.integers(-127, 128, (outputs, 520), np.int8)
+    assert kernel.size >= LARGE
+    x = rng.integers(-127, 128, (rows, 520), np.int8)
+    expected = kernel.astype(np.int64) @ x.T.astype(np.int64)
+    np.testing.assert_array_equal(jax.jit(int8_products)(kernel, x), expected)
 
 
 @pytest.mark.parametrize("make", [Int8.of, Int4.of])

@@ -16,6 +16,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from t5jax.model.quantized import int8_products
+
 # Ids go in blocks, so that few numbers are sorted and rows of the head are read in runs. The
 # likeliest BLOCKS blocks are looked up.
 BLOCK = 64
@@ -77,7 +79,7 @@ class Shortlist:
         second = first / (2 * DIGITS)
         low = jnp.round((hidden - first * high) / second)
         digits = jnp.concatenate([high, low]).astype(jnp.int8)
-        products = jnp.einsum("VD,RD->VR", self.digits, digits, preferred_element_type=jnp.int32)
+        products = int8_products(self.digits, digits)
         products = jax.lax.optimization_barrier(products).astype(jnp.float32)
         near = products[:, :rows] * first[:, 0] + products[:, rows:] * second[:, 0]
         norm = jnp.linalg.norm(hidden, axis=1)

@@ -25,6 +25,10 @@ LARGEST_FACTOR = 16
 GROUP = 32
 # Bytes of the whole numbers that are made of four bits at a time, about what a core's cache holds.
 BLOCK = 2**19
+# Columns of a product of int8 that cost a CPU no more than one, and the weights of a kernel for
+# which it is worth filling them.
+COLUMNS = 8
+LARGE = 2**20
 # By module, how many dimensions of a kernel are contracted; those before them are outputs.
 _CONTRACTED = {"out": 2}
 
@@ -168,12 +172,7 @@ class Int8(Quantized):
         return [self.digits]
 
     def products(self, x: jax.Array) -> jax.Array:
-        return jnp.einsum(
-            "OC,RC->OR",
-            self.digits.reshape(len(self.digits), -1),
-            x.reshape(len(x), -1),
-            preferred_element_type=jnp.int32,
-        )
+        return int8_products(self.digits.reshape(len(self.digits), -1), x.reshape(len(x), -1))
 
 
 @flax.struct.dataclass
@@ -282,6 +281,27 @@ def multiply_integers(x: jax.Array, w: Quantized) -> jax.Array:
     # Without the barrier XLA would turn the product round, to save the transposition.
     y = jax.lax.optimization_barrier(products).astype(jnp.float32).T * units
     return jnp.sum(y, axis=0, keepdims=True) if rows == 1 else y
+
+
+def int8_products(kernel: jax.Array, x: jax.Array) -> jax.Array:
+    """int8[O, C] times int8[R, C] -> int32[O, R], for CPUs.
+
+    XLA computes COLUMNS columns at a time, whether there are so many or not, and reads long rows of
+    a kernel faster than short ones. So where there are few columns, several rows of a large kernel
+    are taken for one, and each of them has columns of its own: x, and zeros for the other rows.
+    """
+    (outputs, width), rows = kernel.shape, len(x)
+    joined = COLUMNS // rows if kernel.size >= LARGE else 1
+    while joined > 1 and outputs % joined:
+        joined -= 1
+    if joined > 1:
+        columns = jnp.zeros((joined * rows, joined * width), jnp.int8)
+        for i in range(joined):
+            # Slices are copied as they are; written as one expression it takes as long as it saves.
+            columns = jax.lax.dynamic_update_slice(columns, x, (i * rows, i * width))
+        kernel, x = kernel.reshape(-1, joined * width), jax.lax.optimization_barrier(columns)
+    y = jnp.einsum("OC,RC->OR", kernel, x, preferred_element_type=jnp.int32)
+    return y.reshape(outputs, rows)
 
 
 def quantize(params: Mapping[str, Any], scheme: Scheme) -> dict[str, Any]:
