@@ -79,11 +79,10 @@ class Shortlist:
         second = first / (2 * DIGITS)
         low = jnp.round((hidden - first * high) / second)
         digits = jnp.concatenate([high, low]).astype(jnp.int8)
-        products = int8_products(self.digits, digits)
-        products = jax.lax.optimization_barrier(products).astype(jnp.float32)
-        near = products[:, :rows] * first[:, 0] + products[:, rows:] * second[:, 0]
-        norm = jnp.linalg.norm(hidden, axis=1)
-        return (near * self.scale[:, None] + norm * self.error[:, None]).T
+        products = int8_products(digits, self.digits).astype(jnp.float32)
+        near = products[:rows] * first + products[rows:] * second
+        norm = jnp.linalg.norm(hidden, axis=1, keepdims=True)
+        return near * self.scale + norm * self.error
 
 
 @jax.jit

@@ -25,6 +25,8 @@ LARGEST_FACTOR = 16
 GROUP = 32
 # Bytes of the whole numbers that are made of four bits at a time, about what a core's cache holds.
 BLOCK = 2**19
+# Rows up to which x is the right operand of a product of int8.
+FEW_ROWS = 32
 # Columns of a product of int8 that cost a CPU no more than one, and the weights of a kernel for
 # which it is worth filling them.
 COLUMNS = 8
@@ -93,7 +95,7 @@ class Quantized:
         return jnp.concatenate(self.parts(), axis=-1)
 
     def products(self, x: jax.Array) -> jax.Array:
-        """Of a kernel [O, *C]: its integers times int8[R, *C] -> int32[O, R]."""
+        """Of a kernel [O, *C]: int8[R, *C] with its integers -> int32[R, O]."""
         raise NotImplementedError
 
     @property
@@ -172,7 +174,7 @@ class Int8(Quantized):
         return [self.digits]
 
     def products(self, x: jax.Array) -> jax.Array:
-        return int8_products(self.digits.reshape(len(self.digits), -1), x.reshape(len(x), -1))
+        return int8_products(x.reshape(len(x), -1), self.digits.reshape(len(self.digits), -1))
 
 
 @flax.struct.dataclass
@@ -234,9 +236,9 @@ class Int4(Quantized):
                 Int8(half, block.scale).products(part)
                 for half, part in zip(block.parts(), parts, strict=True)
             )
-            return jax.lax.dynamic_update_slice_in_dim(out, y, start, axis=0)
+            return jax.lax.dynamic_update_slice_in_dim(out, y, start, axis=1)
 
-        out = jnp.zeros((size, len(x)), jnp.int32)
+        out = jnp.zeros((len(x), size), jnp.int32)
         return jax.lax.fori_loop(0, -(-size // step), multiply_block, out)
 
 
@@ -277,20 +279,23 @@ def multiply_integers(x: jax.Array, w: Quantized) -> jax.Array:
         rest = jnp.round((x - digits * unit) * (2 * LARGEST) / unit)
         digits = jnp.concatenate([digits, rest])
         units = jnp.concatenate([units, units / (2 * LARGEST)])
-    products = w.products(digits.astype(jnp.int8))
-    # Without the barrier XLA would turn the product round, to save the transposition.
-    y = jax.lax.optimization_barrier(products).astype(jnp.float32).T * units
+    y = w.products(digits.astype(jnp.int8)).astype(jnp.float32) * units
     return jnp.sum(y, axis=0, keepdims=True) if rows == 1 else y
 
 
-def int8_products(kernel: jax.Array, x: jax.Array) -> jax.Array:
-    """int8[O, C] times int8[R, C] -> int32[O, R], for CPUs.
+def int8_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """int8[R, C] with int8[O, C] -> int32[R, O], for CPUs.
 
-    XLA computes COLUMNS columns at a time, whether there are so many or not, and reads long rows of
-    a kernel faster than short ones. So where there are few columns, several rows of a large kernel
+    XLA rearranges the right operand of a product: x while it has few rows, the kernel only where
+    that is little beside the product itself.
+
+    It computes COLUMNS columns at a time, whether there are so many or not, and reads long rows of
+    a kernel faster than short ones. So where x has very few rows, several rows of a large kernel
     are taken for one, and each of them has columns of its own: x, and zeros for the other rows.
     """
     (outputs, width), rows = kernel.shape, len(x)
+    if rows > FEW_ROWS:
+        return jnp.einsum("RC,OC->RO", x, kernel, preferred_element_type=jnp.int32)
     joined = COLUMNS // rows if kernel.size >= LARGE else 1
     while joined > 1 and outputs % joined:
         joined -= 1
@@ -301,7 +306,8 @@ def int8_products(kernel: jax.Array, x: jax.Array) -> jax.Array:
             columns = jax.lax.dynamic_update_slice(columns, x, (i * rows, i * width))
         kernel, x = kernel.reshape(-1, joined * width), jax.lax.optimization_barrier(columns)
     y = jnp.einsum("OC,RC->OR", kernel, x, preferred_element_type=jnp.int32)
-    return y.reshape(outputs, rows)
+    # Without the barrier XLA would turn the product round, to save the transposition.
+    return jax.lax.optimization_barrier(y).reshape(outputs, rows).T
 
 
 def quantize(params: Mapping[str, Any], scheme: Scheme) -> dict[str, Any]:
