@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--json", help="file for the results")
     arguments = parser.parse_args()
 
+    if arguments.random and arguments.model:
+        parser.error(f"--random makes its own pair; leave {arguments.model!r} out")
     if arguments.random:
         config = t5jax.VARIANTS[arguments.random]
         t5, assistant = random_pair(config, arguments.noise, arguments.dtype)
