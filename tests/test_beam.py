@@ -10,9 +10,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from t5jax import programs
-from t5jax.decoding.beam import Search, largest
+from t5jax.decoding.beam import Search
 from t5jax.decoding.controls import Controls, Ids
 from t5jax.decoding.samplers import Greedy
+from t5jax.decoding.selection import largest, likeliest
 from t5jax.model.cache import KVCache
 from t5jax.model.parameters import for_inference
 from t5jax.text2text import Text2Text
@@ -226,6 +227,7 @@ def check_largest(seed, count, batch, ties):
     x = np.round(x, 1) if ties else x
     for got, expected in zip(largest(x, count), jax.lax.top_k(x, count), strict=True):
         np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(likeliest(x), np.argmax(x, axis=-1))
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -28,11 +28,9 @@ from t5jax.decoding.loop import (
     start_processors,
 )
 from t5jax.decoding.samplers import Sample
+from t5jax.decoding.selection import largest, take
 
 BeamStep = Callable[[jax.Array, Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
-
-# Columns of a block of which the maximum is looked at first: divides every padded vocabulary.
-BLOCK = 128
 
 
 @flax.struct.dataclass
@@ -203,7 +201,7 @@ def advance(
     length, last = inputs.decided + 1, (inputs.remaining <= 1)[:, None]
     ended = jnp.isin(chosen, jnp.asarray(ids.eos))
     if controls.stop is not None:
-        places = _take(state.stop.reshape(batch, beams), parents)
+        places = take(state.stop.reshape(batch, beams), parents)
         ended |= advance_stop(controls, places.reshape(-1), chosen.reshape(-1))[1].reshape(
             ended.shape
         )
@@ -212,7 +210,7 @@ def advance(
 
     # 2. Those that go on.
     running, best = jax.lax.top_k(jnp.where(ended, -jnp.inf, scores), beams)
-    parents_on, chosen_on = _take(parents, best), _take(chosen, best)
+    parents_on, chosen_on = take(parents, best), take(chosen, best)
     decided, given = given_ids(controls, index)
     # While ids are given, every beam goes on as it is.
     running = jnp.where(decided[:, None], running, state.scores)
@@ -244,12 +242,12 @@ def advance(
     return BeamState(
         index=index + 1,
         ids=jax.lax.dynamic_update_slice(
-            _take(state.ids, parents_on), chosen_on[..., None], (0, 0, index + 1)
+            take(state.ids, parents_on), chosen_on[..., None], (0, 0, index + 1)
         ),
         scores=running,
         done=state.done | (decided & stops),
         pool=pool,
-        ancestry=_take(ancestry, parents_on),
+        ancestry=take(ancestry, parents_on),
         processors=advance_processors(controls.processors, processors, new, given_or_not),
         stop=advance_stop(controls, stop, new)[0],
         cache=cache,
@@ -267,7 +265,7 @@ def _candidates(
     noise = jax.vmap(lambda key: jax.random.gumbel(key, totals.shape[-1:]))(keys)
     # The largest sums with Gumbel noise are draws without replacement (arXiv:1903.06059).
     _, at = largest(totals + noise, count)
-    return _take(totals, at), at
+    return take(totals, at), at
 
 
 def _merge(
@@ -280,35 +278,13 @@ def _merge(
     old = best < beams
     candidate = jnp.maximum(best - beams, 0)
     ids = jax.lax.dynamic_update_slice(
-        _take(state.ids, _take(parents, candidate)),
-        _take(chosen, candidate)[..., None],
+        take(state.ids, take(parents, candidate)),
+        take(chosen, candidate)[..., None],
         (0, 0, index + 1),
     )
     kept = jnp.minimum(best, beams - 1)
     return Pool(
-        jnp.where(old[..., None], _take(pool.ids, kept), ids),
+        jnp.where(old[..., None], take(pool.ids, kept), ids),
         scores,
-        jnp.where(old, _take(pool.lengths, kept), index + 1),
+        jnp.where(old, take(pool.lengths, kept), index + 1),
     )
-
-
-def largest(x: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """The `count` largest of float32[B, W] in descending order, and their places.
-
-    The blocks with the largest maxima hold them all: there are at most `count`. Sorting only those
-    is five times as fast on a CPU as sorting all.
-    """
-    batch, width = x.shape
-    if width % BLOCK or width // BLOCK <= 2 * count:
-        return jax.lax.top_k(x, count)
-    blocks = x.reshape(batch, -1, BLOCK)
-    _, chosen = jax.lax.top_k(jnp.max(blocks, axis=-1), count)
-    # In ascending order, so that of equals the first is taken, as by one sort of all.
-    chosen = jnp.sort(chosen, axis=-1)
-    values, at = jax.lax.top_k(_take(blocks, chosen).reshape(batch, -1), count)
-    return values, _take(chosen, at // BLOCK) * BLOCK + at % BLOCK
-
-
-def _take(x: jax.Array, at: jax.Array) -> jax.Array:
-    """x [B, N, …] at int32[B, M] -> [B, M, …]."""
-    return x[jnp.arange(len(x))[:, None], at]

@@ -8,6 +8,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from t5jax.decoding.selection import likeliest
+
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
@@ -16,7 +18,7 @@ class Greedy:
     def __call__(self, logits: jax.Array, keys: jax.Array) -> jax.Array:
         """float32[R, V] -> int32[R]; `keys` are not used."""
         del keys
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return likeliest(logits)
 
 
 # Greedy is nothing but its name: to a compiled program it is structure.
@@ -57,7 +59,7 @@ class Sample:
         logits = self.restrict(logits)
         noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:]))(keys)
         # argmax of logits + Gumbel noise is a draw from their softmax.
-        return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32)
+        return likeliest(logits + noise)
 
 
 def top_k(logits: jax.Array, k: int) -> jax.Array:

@@ -131,4 +131,7 @@ def attend_step(
     if bias is not None:
         logits = logits + bias
     weights = jax.nn.softmax(jnp.where(mask, logits, MASKED)).astype(v.dtype)
-    return jnp.einsum("BNGS,BNSH->BGNH", weights, v)
+    y = jnp.einsum("BNGS,BNSH->BNGH", weights, v)
+    # XLA would make the transposition a part of the product, which a CPU's library has not: its
+    # own takes four to six times as long. With one token there is nothing to transpose.
+    return (jax.lax.optimization_barrier(y) if y.shape[2] > 1 else y).swapaxes(1, 2)

