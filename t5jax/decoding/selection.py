@@ -12,12 +12,15 @@ BLOCK = 128
 def likeliest(logits: jax.Array) -> jax.Array:
     """The place of each row's largest, of equals the first: float32[R, V] -> int32[R].
 
-    On a CPU XLA's argmax goes number by number; with 16 rows of T5's vocabulary this is twelve
-    times as fast.
+    On a CPU XLA's argmax goes number by number; with 16 rows of T5's vocabulary it takes seven
+    times as long as looking for the block first.
     """
     if jax.default_backend() != "cpu" or logits.shape[1] % BLOCK:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return largest(logits, 1)[1][:, 0].astype(jnp.int32)
+    blocks = logits.reshape(len(logits), -1, BLOCK)
+    block = jnp.argmax(jnp.max(blocks, axis=-1), axis=-1)
+    at = jnp.argmax(take(blocks, block[:, None])[:, 0], axis=-1)
+    return (block * BLOCK + at).astype(jnp.int32)
 
 
 def largest(x: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
