@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from t5jax import programs, sharding
 from t5jax.decoding.beam import Search
 from t5jax.decoding.controls import Controls, Ids, LogitsProcessor, Prefix, make_processors
+from t5jax.decoding.loop import Decoded
 from t5jax.decoding.options import GenerationOptions
 from t5jax.decoding.shortlist import BLOCK, BLOCKS, Shortlist, make_shortlist
 from t5jax.decoding.stopping import StopStrings
@@ -29,6 +30,10 @@ from t5jax.vocabulary.texts import token_texts
 # Rows and lengths are rounded up to these, so that few programs serve all shapes.
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 LENGTH_BUCKETS = (32, 64, 128, 256, 384, 512, 768, 1024)
+
+# Ids that there is room for at first, and when that is used up. A step reads its cache whole, and
+# many outputs end long before they may.
+ROOMS = tuple(64 * 2**i for i in range(16))
 
 # A shortlist (see `t5jax.decoding.shortlist`) pays for so few rows, and heads of so many entries.
 SHORTLIST_ROWS = 2
@@ -222,7 +227,7 @@ class Decoder:
             return gather([], 0, samples, request)
         rows = self.rows(inputs)
         hidden, mask = self.pad_rows(encoded, rows)
-        arguments = {"length": request.length(), "ids": request.ids}
+        length = request.length()
         # Steps between two looks at whether all rows have ended.
         block = 1 if jax.default_backend() == "cpu" else 8
         beams = request.options.num_beams > 1
@@ -248,19 +253,29 @@ class Decoder:
                     options.early_stopping,
                     options.brevity_penalty,
                 )
-                decoded = programs.beam_search(
-                    *call, search, **arguments, block=block, results=samples
+                decoded = _in_rooms(
+                    functools.partial(programs.beam_search, *call, search, results=samples),
+                    length,
+                    ids=request.ids,
+                    block=block,
                 )
             elif assistant is not None:
                 theirs = assistant.encode(encoded.ids)
                 hidden = assistant.pad_rows(theirs, rows)[0]
                 made = request.options.num_assistant_tokens
                 decoded, rounds, right = programs.decode_assisted(
-                    *call, assistant.network, assistant.params, hidden, **arguments, guesses=made
+                    *call,
+                    assistant.network,
+                    assistant.params,
+                    hidden,
+                    length=length,
+                    ids=request.ids,
+                    guesses=made,
                 )
                 guesses = Guesses(int(rounds) * made, int(right))
             else:
-                decoded = programs.decode(*call, **arguments, block=block)
+                decode = functools.partial(programs.decode, *call)
+                decoded = _in_rooms(decode, length, ids=request.ids, block=block)
         decoded = jax.device_get(decoded)
         lengths = decoded.lengths.reshape(rows, samples)[:inputs]
         ids = decoded.ids.reshape(rows, samples, -1)[:inputs, :, : lengths.max()]
@@ -400,6 +415,16 @@ class Decoder:
             there = there & (np.arange(width) >= given[:, None, None])
             extra["token_scores"] = np.where(there, scores[:inputs, :, :width], 0.0)
         return dataclasses.replace(result, **extra)
+
+
+def _in_rooms(program: Callable[..., Any], length: int, **options: Any) -> Decoded:
+    """What `program` has decoded when all rows have ended, called with more room each time."""
+    begun = None
+    for room in (*(n for n in ROOMS if n < length), length):
+        decoded, begun = program(begun, room=room, last=room == length, **options)
+        if begun is None or np.all(jax.device_get(begun.state.done)):
+            break
+    return decoded
 
 
 def gather(

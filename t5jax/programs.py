@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -66,7 +67,18 @@ def shift_right(targets: jax.Array, start: int) -> jax.Array:
     return jnp.concatenate([jnp.full_like(targets[:, :1], start), targets[:, :-1]], axis=1)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "length", "ids", "block"))
+@flax.struct.dataclass
+class Begun:
+    """What a program of decoding leaves to the next, which has more room.
+
+    `cross_kv`: the cross-attention's keys and values. `state`: `loop.State` or `beam.BeamState`.
+    """
+
+    cross_kv: Any
+    state: Any
+
+
+@functools.partial(jax.jit, static_argnames=("model", "room", "last", "ids", "block"))
 def decode(
     model: T5,
     params: Params,
@@ -75,26 +87,29 @@ def decode(
     row_keys: jax.Array,
     done: jax.Array,
     controls: Controls,
+    begun: Begun | None = None,
     *,
-    length: int,
+    room: int,
+    last: bool,
     ids: Ids,
     block: int,
-) -> loop.Decoded:
-    """Greedy decoding or sampling of R rows; see `t5jax.decoding.loop.decode`."""
-    cross_kv = _apply(model, params, hidden, method="cross_kv")
-    return loop.decode(
-        _step(model, params, cross_kv, mask, controls),
-        _cache(model, hidden, len(done), length),
-        row_keys,
-        done,
-        controls=controls,
-        ids=ids,
-        length=length,
-        block=block,
-    )
+) -> tuple[loop.Decoded, Begun | None]:
+    """Greedy decoding or sampling of R rows, from the start or where another program ended.
+
+    Until all rows have ended, or have `room` ids; `last` says that nothing goes on after it. See
+    `t5jax.decoding.loop`.
+    """
+    if begun is None:
+        cross_kv = _apply(model, params, hidden, method="cross_kv")
+        state = loop.begin(_cache(model, hidden, len(done), room), done, controls, ids, room)
+    else:
+        cross_kv, state = begun.cross_kv, begun.state.extend(room)
+    step = _step(model, params, cross_kv, mask, controls)
+    state = loop.decode(state, step, row_keys, controls, ids, block)
+    return loop.finish(state, ids), None if last else Begun(cross_kv, state)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "length", "ids", "block", "results"))
+@functools.partial(jax.jit, static_argnames=("model", "room", "last", "ids", "block", "results"))
 def beam_search(
     model: T5,
     params: Params,
@@ -104,26 +119,24 @@ def beam_search(
     done: jax.Array,
     controls: Controls,
     search: beam.Search,
+    begun: Begun | None = None,
     *,
-    length: int,
+    room: int,
+    last: bool,
     ids: Ids,
     block: int,
     results: int,
-) -> loop.Decoded:
-    """Beam search for B inputs; see `t5jax.decoding.beam.beam_search`."""
-    cross_kv = _apply(model, params, hidden, method="cross_kv")
-    return beam.beam_search(
-        _step(model, params, cross_kv, mask, controls),
-        _cache(model, hidden, len(done), length, search.beams),
-        row_keys,
-        done,
-        controls=controls,
-        search=search,
-        ids=ids,
-        length=length,
-        block=block,
-        results=results,
-    )
+) -> tuple[loop.Decoded, Begun | None]:
+    """Like `decode`, beam search for B inputs; see `t5jax.decoding.beam`."""
+    if begun is None:
+        cross_kv = _apply(model, params, hidden, method="cross_kv")
+        cache = _cache(model, hidden, len(done), room, search.beams)
+        state = beam.begin(cache, done, controls, search, ids, room)
+    else:
+        cross_kv, state = begun.cross_kv, begun.state.extend(room)
+    step = _step(model, params, cross_kv, mask, controls)
+    state = beam.beam_search(state, step, row_keys, controls, search, ids, block)
+    return beam.finish(state, done, search, ids, results), None if last else Begun(cross_kv, state)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "assistant", "length", "ids", "guesses"))

@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from t5jax import programs
+from t5jax.decoding import beam
 from t5jax.decoding.beam import Search
 from t5jax.decoding.controls import Controls, Ids
 from t5jax.decoding.samplers import Greedy
@@ -171,21 +172,15 @@ def t5x_search(log_p, beams, alpha, length, eos):
 
 @functools.partial(jax.jit, static_argnames=("beams", "length"))
 def search_table(log_p, alpha, beams, length):
-    from t5jax.decoding.beam import beam_search
-
     step = lambda tokens, cache, index, ancestry: (log_p[index, tokens], cache)  # noqa: E731
-    return beam_search(
-        step,
-        (),
-        jnp.zeros((1, 2), jnp.uint32),
-        jnp.zeros(1, bool),
-        controls=Controls(jnp.int32(length), (), Greedy()),
-        search=Search(alpha, beams, longest=True, t5x=True),
-        ids=Ids(start=0, pad=0, eos=(1,), limit=7, vocab=7),
-        length=length,
-        block=1,
-        results=beams,
-    )
+    controls = Controls(jnp.int32(length), (), Greedy())
+    search = Search(alpha, beams, longest=True, t5x=True)
+    ids = Ids(start=0, pad=0, eos=(1,), limit=7, vocab=7)
+    done = jnp.zeros(1, bool)
+    state = beam.begin((), done, controls, search, ids, length)
+    keys = jnp.zeros((1, 2), jnp.uint32)
+    state = beam.beam_search(state, step, keys, controls, search, ids, block=1)
+    return beam.finish(state, done, search, ids, beams)
 
 
 @settings(deadline=None, max_examples=60)
@@ -230,8 +225,8 @@ def check_largest(seed, count, batch, ties):
     np.testing.assert_array_equal(likeliest(x), np.argmax(x, axis=-1))
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_no_step_copies_a_cache(batch):
+@pytest.mark.parametrize(("batch", "last"), [(1, True), (3, True), (3, False)])
+def test_no_step_copies_a_cache(batch, last):
     """A beam goes on from another without moving keys or values: no copy has a cache's size."""
     t5 = shared_text2text()
     encoded = t5.encode_ids(random_ids(0, batch, 10))
@@ -246,7 +241,8 @@ def test_no_step_copies_a_cache(batch):
             np.zeros(batch, bool),
             Controls(np.int32(90), (), Greedy()),
             Search(np.float32(1), beams),
-            length=length,
+            room=length,
+            last=last,
             ids=Ids(start=0, pad=0, eos=(1,), limit=384, vocab=384),
             block=1,
             results=1,

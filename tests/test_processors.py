@@ -339,7 +339,8 @@ def test_greedy_without_controls_is_the_plain_program():
             np.zeros((2, 2), np.uint32),
             np.zeros(2, bool),
             request.controls(encoded.ids, 1),
-            length=16,
+            room=16,
+            last=True,
             ids=request.ids,
             block=1,
         )

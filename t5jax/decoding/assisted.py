@@ -37,6 +37,11 @@ class Guessing:
     right: jax.Array
 
     @property
+    def index(self) -> jax.Array:
+        """int32 scalar."""
+        return self.state.index
+
+    @property
     def done(self) -> jax.Array:
         """bool[R]."""
         return self.state.done
@@ -55,7 +60,7 @@ def decode(
     length: int,
     guesses: int,
 ) -> tuple[loop.Decoded, jax.Array, jax.Array]:
-    """What `loop.decode` gives, in fewer passes of the model.
+    """What `loop.decode` comes to, in fewer passes of the model.
 
     Rows go on together, as far as the guesses of all of them are right.
 
@@ -64,7 +69,8 @@ def decode(
       cache: the model's, with room for `length + guesses` positions.
       guess: a step of the assistant.
       guess_cache: the assistant's cache, with as much room.
-      row_keys, done, controls, ids, length: as in `loop.decode`.
+      row_keys, done, controls, ids: as in `loop.begin` and `loop.decode`.
+      length: static, columns of the result.
       guesses: static, ids that are guessed in a round.
 
     Returns:
@@ -111,8 +117,5 @@ def decode(
 
     start = loop.begin(cache, done, controls, ids, length)
     zero = jnp.int32(0)
-    end = loop.run(Guessing(start, guess_cache, zero, zero), one_round, block=1)
-    decoded = loop.Decoded(
-        loop.finish_ids(end.state.ids, ids.pad), end.state.scores, end.state.lengths
-    )
-    return decoded, end.rounds, end.right
+    end = loop.run(Guessing(start, guess_cache, zero, zero), one_round, length, block=1)
+    return loop.finish(end.state, ids), end.rounds, end.right

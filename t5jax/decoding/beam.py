@@ -1,4 +1,4 @@
-"""Beam search as one compiled program, with transformers' meaning or T5X's.
+"""Beam search with transformers' meaning or T5X's.
 
 An input's K running hypotheses ("beams") each go on with their likeliest ids; the best K of those
 that have not ended run on, those that ended enter a pool of the K best. Letters: B inputs, K beams,
@@ -7,6 +7,7 @@ M candidates of a step, V vocabulary, T positions.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -99,39 +100,38 @@ class BeamState:
     stop: Any
     cache: Any
 
+    def extend(self, length: int) -> BeamState:
+        """With room for `length` ids."""
 
-def beam_search(
-    step: BeamStep,
-    cache: Any,
-    row_keys: jax.Array,
-    done: jax.Array,
-    *,
-    controls: Controls,
-    search: Search,
-    ids: Ids,
-    length: int,
-    block: int,
-    results: int,
-) -> Decoded:
-    """The best `results` hypotheses of each input, best first; fewer have scores of -inf.
+        def pad(x: jax.Array, size: int) -> jax.Array:
+            return jnp.pad(x, ((0, 0), (0, 0), (0, size - x.shape[2])), constant_values=-1)
 
-    Fewer there are only where constraints leave no more.
+        return dataclasses.replace(
+            self,
+            ids=pad(self.ids, 1 + length),
+            pool=dataclasses.replace(self.pool, ids=pad(self.pool.ids, 1 + length)),
+            ancestry=pad(self.ancestry, length),
+            cache=self.cache.extend(length),
+        )
+
+
+def begin(
+    cache: Any, done: jax.Array, controls: Controls, search: Search, ids: Ids, length: int
+) -> BeamState:
+    """The state before the first step.
 
     Args:
-      step: `logits, cache = step(tokens int32[B*K], cache, index, ancestry int32[B, K, T])`.
-      cache: the state before the first step; it must have room for `length` steps.
-      row_keys: uint32[B, 2], threefry key data, one an input.
+      cache: as it is then, with room for `length` steps.
       done: bool[B], inputs that only fill the batch up and stay empty.
-      controls, ids, length, block: as in `loop.decode`. A sampler that draws makes the candidates
-        draws without replacement.
+      controls, ids, length: as in `loop.begin`. A sampler that draws makes the candidates draws
+        without replacement.
       search: scores, and when to stop.
-      results: static, at most `search.beams`.
     """
     batch, beams = len(done), search.beams
     tokens = jnp.full(batch * beams, ids.start, jnp.int32)
     empty = jnp.full((batch, beams, 1 + length), -1, jnp.int32).at[:, :, 0].set(ids.start)
     nothing = jnp.full((batch, beams), -jnp.inf)
-    state = BeamState(
+    return BeamState(
         index=jnp.int32(0),
         ids=empty,
         # One beam: its equals would give every candidate K times.
@@ -143,8 +143,41 @@ def beam_search(
         stop=() if controls.stop is None else controls.stop.start(batch * beams),
         cache=cache,
     )
-    state = run(state, lambda s: advance(s, step, row_keys, controls, search, ids), block)
-    pool = state.pool
+
+
+def beam_search(
+    state: BeamState,
+    step: BeamStep,
+    row_keys: jax.Array,
+    controls: Controls,
+    search: Search,
+    ids: Ids,
+    block: int,
+) -> BeamState:
+    """Searches until all inputs have ended, or room is used up.
+
+    Args:
+      state: with room for a multiple of `block` ids.
+      step: `logits, cache = step(tokens int32[B*K], cache, index, ancestry int32[B, K, T])`.
+      row_keys: uint32[B, 2], threefry key data, one an input.
+      controls, search, ids: as in `begin`.
+      block: as in `loop.decode`.
+    """
+    room = state.ancestry.shape[2]
+    return run(state, lambda s: advance(s, step, row_keys, controls, search, ids), room, block)
+
+
+def finish(state: BeamState, done: jax.Array, search: Search, ids: Ids, results: int) -> Decoded:
+    """The best `results` hypotheses of each input, best first; fewer have scores of -inf.
+
+    Fewer there are only where constraints leave no more.
+
+    Args:
+      state: after the last step.
+      done, search, ids: as in `begin`.
+      results: static, at most `search.beams`.
+    """
+    batch, pool = len(done), state.pool
     if search.t5x:
         # T5X: where nothing has ended, what is running, with its plain scores.
         some = pool.scores[:, :1] > -jnp.inf
@@ -155,7 +188,7 @@ def beam_search(
             jnp.where(some, pool.lengths, jnp.where(done[:, None], 0, lengths)),
         )
     return Decoded(
-        finish_ids(pool.ids[:, :results], ids.pad).reshape(batch * results, length),
+        finish_ids(pool.ids[:, :results], ids.pad).reshape(batch * results, -1),
         pool.scores[:, :results].reshape(-1),
         pool.lengths[:, :results].reshape(-1),
     )

@@ -1,7 +1,13 @@
-"""The decoding loop: one compiled program from the first token to the last."""
+"""The decoding loop, from the first token to the last.
+
+`begin` makes a state with room for some tokens and `decode` goes on until all rows have ended or
+the room is used up; a state can be given more room. So a step reads a cache that is at most twice
+as long as what has been decoded, and not one for the longest output that there could be.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -47,9 +53,23 @@ class State:
     stop: Any
     cache: Any
 
+    def extend(self, length: int) -> State:
+        """With room for `length` ids."""
+        more = 1 + length - self.ids.shape[1]
+        ids = jnp.pad(self.ids, ((0, 0), (0, more)), constant_values=-1)
+        return dataclasses.replace(self, ids=ids, cache=self.cache.extend(length))
+
 
 def begin(cache: Any, done: jax.Array, controls: Controls, ids: Ids, length: int) -> State:
-    """The state before the first step; see `decode`."""
+    """The state before the first step.
+
+    Args:
+      cache: as it is then, with room for `length` steps.
+      done: bool[R], rows that only fill the batch up and stay empty.
+      controls: how to choose ids, and what is given.
+      ids: special ids.
+      length: static, how many ids there is room for.
+    """
     rows = len(done)
     tokens = jnp.full(rows, ids.start, jnp.int32)
     return State(
@@ -103,47 +123,41 @@ def advance(state: State, step: Step, row_keys: jax.Array, controls: Controls, i
 
 
 def decode(
-    step: Step,
-    cache: Any,
-    row_keys: jax.Array,
-    done: jax.Array,
-    *,
-    controls: Controls,
-    ids: Ids,
-    length: int,
-    block: int,
-) -> Decoded:
-    """Decodes rows until all have ended, or have `max_new_tokens`.
+    state: State, step: Step, row_keys: jax.Array, controls: Controls, ids: Ids, block: int
+) -> State:
+    """Decodes until all rows have ended, with `max_new_tokens` at the latest, or room is used up.
 
     Args:
+      state: with room for a multiple of `block` ids.
       step: `logits, cache = step(tokens int32[R], cache, index)`, logits float32[R, V]; with
         `controls.shortlist` the head's input float32[R, D] in place of them. Scores are 0 then.
-      cache: the state before the first step; it must have room for `length` steps.
       row_keys: uint32[R, 2], threefry key data, one a row.
-      done: bool[R], rows that only fill the batch up and stay empty.
       controls: how to choose ids, and what is given.
       ids: special ids.
-      length: static, a multiple of `block`; columns of the result.
       block: steps between two looks at whether all have ended. On an accelerator each look
         waits for the device, so several steps go together.
     """
-    state = run(
-        begin(cache, done, controls, ids, length),
-        lambda state: advance(state, step, row_keys, controls, ids),
-        block,
-    )
+    room = state.ids.shape[1] - 1
+    return run(state, lambda s: advance(s, step, row_keys, controls, ids), room, block)
+
+
+def finish(state: State, ids: Ids) -> Decoded:
+    """What has been decoded."""
     return Decoded(finish_ids(state.ids, ids.pad), state.scores, state.lengths)
 
 
-def run(state: Any, one: Callable[[Any], Any], block: int) -> Any:
-    """Steps in blocks until every row of `state.done` has ended."""
+def run(state: Any, one: Callable[[Any], Any], room: int, block: int) -> Any:
+    """Steps in blocks until every row of `state.done` has ended, or `state.index` is `room`."""
 
     def several(state: Any) -> Any:
         if block == 1:
             return one(state)
         return jax.lax.scan(lambda s, _: (one(s), None), state, length=block)[0]
 
-    return jax.lax.while_loop(lambda state: ~jnp.all(state.done), several, state)
+    def go_on(state: Any) -> jax.Array:
+        return (state.index < room) & ~jnp.all(state.done)
+
+    return jax.lax.while_loop(go_on, several, state)
 
 
 def finish_ids(ids: jax.Array, pad: int) -> jax.Array:

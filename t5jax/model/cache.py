@@ -46,6 +46,16 @@ class KVCache:
 
         return cls(zeros(n, h, length * beams), zeros(n, length * beams, h), beams)
 
+    def extend(self, length: int) -> KVCache:
+        """With room for `length` positions; what is written stays."""
+        more = (length - self.length) * self.beams
+
+        def pad(x: jax.Array, axis: int) -> jax.Array:
+            return jnp.pad(x, [(0, more if i == axis % x.ndim else 0) for i in range(x.ndim)])
+
+        keys = jax.tree.map(lambda x: pad(x, -1), self.keys)
+        return KVCache(keys, jax.tree.map(lambda x: pad(x, -2), self.values), self.beams)
+
     @property
     def length(self) -> int:
         """Positions that fit."""
