@@ -15,7 +15,6 @@ import argparse
 import importlib.util
 import statistics
 import tempfile
-import time
 
 import jax
 import numpy as np
@@ -149,21 +148,22 @@ def time_case(
 
 
 def growth(t5: t5jax.Text2Text, arguments: argparse.Namespace) -> dict:
-    """How the time of a token grows with those before it, one row decoded step by step."""
+    """How the time of a token grows with those before it, one row."""
     part = 64
     ids = np.random.default_rng(0).integers(3, t5.config.vocab_size, (1, arguments.inputs))
     encoded = t5.encode_ids(ids)
-    request = t5._request(
-        {"max_new_tokens": arguments.outputs, "min_new_tokens": arguments.outputs}
-    )
-    first, last = [], []
-    for turn in range(arguments.rounds + 1):
-        times = []
-        for _ in t5._decoder.stream(encoded, request):
-            times.append(time.perf_counter())
-        if turn:  # the first compiles
-            first.append((times[part] - times[0]) / part)
-            last.append((times[-1] - times[-1 - part]) / part)
+
+    def decode(outputs: int) -> None:
+        options = {"max_new_tokens": outputs, "min_new_tokens": outputs}
+        t5.generate_ids(encoded, return_scores=False, **options)
+
+    counts = (part, arguments.outputs - part, arguments.outputs)
+    seconds = measure({str(n): lambda n=n: decode(n) for n in counts}, arguments.rounds)
+    first = [s / part for s in seconds[str(part)]]
+    last = [
+        (whole - without) / part
+        for whole, without in zip(seconds[str(counts[2])], seconds[str(counts[1])], strict=True)
+    ]
     ratios = [b / a for a, b in zip(first, last, strict=True)]
     result = {
         "tokens": arguments.outputs,

@@ -7,21 +7,23 @@ from t5jax import generation, programs
 from tests.models import random_ids, shared_text2text
 
 OPTIONS = {
-    "greedy": {},
-    "greedy, no 2-gram twice": {"no_repeat_ngram_size": 2, "repetition_penalty": 1.3},
+    "no 2-gram twice": {"no_repeat_ngram_size": 2, "repetition_penalty": 1.3},
     "sampling": {"do_sample": True, "num_return_sequences": 2, "seed": 3},
     "beams": {"num_beams": 3, "num_return_sequences": 2},
     "beams of T5X": {"num_beams": 2, "brevity_penalty": 0.6},
     "given beginnings": {"decoder_prefix": [[7, 8, 9], [5], list(range(3, 14))]},
 }
+SLOW = {"sampling", "beams of T5X"}
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in OPTIONS]
+)
 def test_what_is_decoded_does_not_depend_on_the_rooms(name, monkeypatch):
     t5 = shared_text2text()
     inputs = random_ids(4, 3, 10)
     options = {"max_new_tokens": 27, "min_new_tokens": 20, "return_token_scores": True}
-    options |= OPTIONS[name]
+    options.update(OPTIONS[name])
     results = []
     for rooms in ((), (8, 16)):
         monkeypatch.setattr(generation, "ROOMS", rooms)
