@@ -31,9 +31,9 @@ from t5jax.vocabulary.texts import token_texts
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 LENGTH_BUCKETS = (32, 64, 128, 256, 384, 512, 768, 1024)
 
-# Ids that there is room for at first, and when that is used up. A step reads its cache whole, and
-# many outputs end long before they may.
-ROOMS = tuple(64 * 2**i for i in range(16))
+# Ids that there is room for at first, and when that is used up: a step reads its cache whole, and
+# many outputs end long before they may. Each is a program more for those that get there.
+ROOMS = tuple(128 * 2**i for i in range(16))
 
 # A shortlist (see `t5jax.decoding.shortlist`) pays for so few rows, and heads of so many entries.
 SHORTLIST_ROWS = 2
