@@ -61,7 +61,5 @@ def test_programs_with_more_room_run_only_when_it_is_needed(beams, monkeypatch):
 def test_outputs_past_the_first_room_equal_transformers(beams):
     from tests.generation import EVEN, compare
 
-    lengths = compare(
-        EVEN[:2], models=1, max_new_tokens=150, min_new_tokens=135, num_beams=beams
-    )
+    lengths = compare(EVEN[:2], models=1, max_new_tokens=150, min_new_tokens=135, num_beams=beams)
     assert lengths.min() > generation.ROOMS[0]
