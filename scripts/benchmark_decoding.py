@@ -32,6 +32,7 @@ from peers import (
 )
 
 import t5jax
+from t5jax.generation import ROOMS
 from t5jax.model.parameters import for_inference
 from t5jax.model.quantized import Scheme, quantize
 from t5jax.vocabulary import ByteVocabulary
@@ -65,8 +66,8 @@ def main() -> None:
 
     if arguments.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib: pip install matplotlib")
-    if arguments.growth and arguments.outputs <= 128:
-        parser.error(f"--growth needs --outputs above 128, not {arguments.outputs}")
+    if arguments.growth and arguments.outputs < 2 * ROOMS[0]:
+        parser.error(f"--growth needs --outputs {2 * ROOMS[0]} or more, not {arguments.outputs}")
     if arguments.device:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(arguments.device, "cpu"))
     config = t5jax.VARIANTS[arguments.variant]
@@ -148,8 +149,11 @@ def time_case(
 
 
 def growth(t5: t5jax.Text2Text, arguments: argparse.Namespace) -> dict:
-    """How the time of a token grows with those before it, one row."""
-    part = 64
+    """How the time of a token grows with those before it, one row.
+
+    The first are as many as there is room for in the program that a long output begins with.
+    """
+    part, begin = 64, ROOMS[0]
     ids = np.random.default_rng(0).integers(3, t5.config.vocab_size, (1, arguments.inputs))
     encoded = t5.encode_ids(ids)
 
@@ -157,12 +161,11 @@ def growth(t5: t5jax.Text2Text, arguments: argparse.Namespace) -> dict:
         options = {"max_new_tokens": outputs, "min_new_tokens": outputs}
         t5.generate_ids(encoded, return_scores=False, **options)
 
-    counts = (part, arguments.outputs - part, arguments.outputs)
-    seconds = measure({str(n): lambda n=n: decode(n) for n in counts}, arguments.rounds)
-    first = [s / part for s in seconds[str(part)]]
+    counts = {"first": begin, "without": arguments.outputs - part, "all": arguments.outputs}
+    seconds = measure({k: lambda n=n: decode(n) for k, n in counts.items()}, arguments.rounds)
+    first = [s / begin for s in seconds["first"]]
     last = [
-        (whole - without) / part
-        for whole, without in zip(seconds[str(counts[2])], seconds[str(counts[1])], strict=True)
+        (s - without) / part for s, without in zip(seconds["all"], seconds["without"], strict=True)
     ]
     ratios = [b / a for a, b in zip(first, last, strict=True)]
     result = {
@@ -173,7 +176,7 @@ def growth(t5: t5jax.Text2Text, arguments: argparse.Namespace) -> dict:
     }
     print(
         f"{arguments.variant} {arguments.dtype}, {arguments.outputs} tokens: one of the first "
-        f"{part} {result['first_seconds'] * 1e3:.2f} ms, of the last {part} "
+        f"{begin} {result['first_seconds'] * 1e3:.2f} ms, of the last {part} "
         f"{result['last_seconds'] * 1e3:.2f} ms: {result['ratio']:.2f} x "
         f"({min(ratios):.2f} to {max(ratios):.2f})"
     )
