@@ -235,13 +235,8 @@ class Decoder:
         keys = self._keys(encoded, request, rows, repeats)
         done = np.repeat(np.arange(rows) >= inputs, repeats)
         controls = self._controls(encoded, request, rows, repeats)
-        if (
-            not beams
-            and assistant is None
-            and rows * repeats <= SHORTLIST_ROWS
-            and controls.may_shortlist
-        ):
-            controls = dataclasses.replace(controls, shortlist=self.shortlist)
+        if not beams and assistant is None:
+            controls = self._with_shortlist(controls, rows * repeats)
         call = (self.network, self.params, hidden, mask, keys, done, controls)
         guesses = None
         with sharding.use(self.mesh):
@@ -329,7 +324,9 @@ class Decoder:
         rows = self.rows(1)
         hidden, mask = self.pad_rows(encoded, rows)
         keys = self._keys(encoded, request, rows, 1)
-        controls = jax.device_put(self._controls(encoded, request, rows, 1))
+        controls = self._with_shortlist(self._controls(encoded, request, rows, 1), rows)
+        controls = jax.device_put(controls)
+        rooms = _rooms(request.length())
         with sharding.use(self.mesh):
             cross_kv, state = programs.begin(
                 self.network,
@@ -337,30 +334,36 @@ class Decoder:
                 hidden,
                 np.arange(rows) >= 1,
                 controls,
-                length=request.length(),
+                length=rooms[0],
                 ids=request.ids,
             )
         steps = 1 if jax.default_backend() == "cpu" else 4
-        given, done = 0, False
-        while not done:
+        given, used = 0, 0
+        for room in rooms:
             with sharding.use(self.mesh):
-                state = programs.advance(
-                    self.network,
-                    self.params,
-                    cross_kv,
-                    mask,
-                    keys,
-                    controls,
-                    state,
-                    ids=request.ids,
-                    steps=steps,
+                state = state if room == rooms[0] else programs.extend(state, room)
+            while used < room:
+                with sharding.use(self.mesh):
+                    state = programs.advance(
+                        self.network,
+                        self.params,
+                        cross_kv,
+                        mask,
+                        keys,
+                        controls,
+                        state,
+                        ids=request.ids,
+                        steps=steps,
+                    )
+                used += steps
+                # Whole: a slice of an array on a device is a program of its own for each place.
+                ids, length, done = (
+                    x[0] for x in jax.device_get((state.ids, state.lengths, state.done))
                 )
-            # Whole: a slice of an array on a device is a program of its own for each place.
-            ids, length, done = (
-                x[0] for x in jax.device_get((state.ids, state.lengths, state.done))
-            )
-            yield ids[1 + given : 1 + length].tolist()
-            given = length
+                yield ids[1 + given : 1 + length].tolist()
+                if done:
+                    return
+                given = length
 
     def rows(self, rows: int) -> int:
         """Rows rounded up to a bucket, and so that they divide over the mesh."""
@@ -376,6 +379,12 @@ class Decoder:
             jnp.pad(encoded.hidden, ((0, extra), (0, 0), (0, 0))),
             jnp.pad(encoded.mask, ((0, extra), (0, 0))),
         )
+
+    def _with_shortlist(self, controls: Controls, rows: int) -> Controls:
+        """The controls with a shortlist, if that is faster and gives the same ids."""
+        if rows > SHORTLIST_ROWS or not controls.may_shortlist:
+            return controls
+        return dataclasses.replace(controls, shortlist=self.shortlist)
 
     def _controls(self, encoded: Encoded, request: Request, rows: int, repeats: int) -> Controls:
         pad = request.ids.pad
@@ -417,10 +426,15 @@ class Decoder:
         return dataclasses.replace(result, **extra)
 
 
+def _rooms(length: int) -> tuple[int, ...]:
+    """How many ids there is room for, one after the other, until there is for `length`."""
+    return (*(n for n in ROOMS if n < length), length)
+
+
 def _in_rooms(program: Callable[..., Any], length: int, **options: Any) -> Decoded:
     """What `program` has decoded when all rows have ended, called with more room each time."""
     begun = None
-    for room in (*(n for n in ROOMS if n < length), length):
+    for room in _rooms(length):
         decoded, begun = program(begun, room=room, last=room == length, **options)
         if begun is None or np.all(jax.device_get(begun.state.done)):
             break

@@ -195,6 +195,12 @@ def begin(
     return cross_kv, loop.begin(cache, done, controls, ids, length)
 
 
+@functools.partial(jax.jit, static_argnames="length")
+def extend(state: loop.State, length: int) -> loop.State:
+    """The state with room for `length` ids."""
+    return state.extend(length)
+
+
 @functools.partial(jax.jit, static_argnames=("model", "ids", "steps"), donate_argnames="state")
 def advance(
     model: T5,

@@ -57,6 +57,20 @@ def test_programs_with_more_room_run_only_when_it_is_needed(beams, monkeypatch):
         rooms.clear()
 
 
+def test_a_stream_makes_room_as_it_goes(monkeypatch):
+    t5 = shared_text2text()
+    real, rooms = programs.extend, []
+    monkeypatch.setattr(programs, "extend", lambda s, room: rooms.append(room) or real(s, room))
+    for tokens, expected in ((8, []), (21, [16, 32])):
+        options = {"max_new_tokens": tokens, "min_new_tokens": tokens}
+        monkeypatch.setattr(generation, "ROOMS", ())
+        whole = t5.generate("hello", **options)
+        monkeypatch.setattr(generation, "ROOMS", (8, 16))
+        assert "".join(t5.stream("hello", **options)) == whole != ""
+        assert rooms == expected
+        rooms.clear()
+
+
 @pytest.mark.parametrize("beams", [1, 4])
 def test_outputs_past_the_first_room_equal_transformers(beams):
     from tests.generation import EVEN, compare

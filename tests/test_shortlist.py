@@ -86,9 +86,13 @@ def test_greedy_decoding_gives_the_same_ids_and_scores_with_and_without(name, mo
         monkeypatch.setattr(generation, "SHORTLIST_SIZE", size)
         t5 = Text2Text(config, params, ByteVocabulary(700))
         assert (t5._decoder.shortlist is None) == (size > 2**20)
-        return t5.generate_ids(inputs, max_new_tokens=12, return_token_scores=True, **OPTIONS[name])
+        options = {"max_new_tokens": 12, **OPTIONS[name]}
+        texts.append("".join(t5.stream(t5.encode_ids(inputs), **options)))
+        return t5.generate_ids(inputs, return_token_scores=True, **options)
 
+    texts: list[str] = []
     expected, found = run(2**62), run(0)
+    assert texts == 2 * [ByteVocabulary(700).decode(expected.ids[0, 0])]
     np.testing.assert_array_equal(found.ids, expected.ids)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
     np.testing.assert_allclose(found.token_scores, expected.token_scores, atol=1e-4)
