@@ -317,3 +317,28 @@ def test_steps_along_an_ancestry_equal_teacher_forcing(config, inference, batch)
         ids.reshape(batch * beams, -1),
     )
     np.testing.assert_allclose(logits, forced[:, -1], atol=1e-4)
+
+
+def test_a_search_as_t5x_that_nothing_ends_stops_at_the_limit_of_each_input(monkeypatch):
+    t5 = shared_text2text()
+    inputs = random_ids(5, 2, 8)
+    options = {
+        "num_beams": 2,
+        "num_return_sequences": 2,
+        "brevity_penalty": 0.6,
+        "suppress_tokens": [1],
+        "max_new_tokens": 5,
+    }
+    prefixes = [[], list(range(5, 15))]
+    alone = [
+        t5.generate_ids(inputs[i : i + 1], decoder_prefix=prefixes[i : i + 1], **options)
+        for i in range(2)
+    ]
+    for backend in ("cpu", "gpu"):  # a step at a time, and eight
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        both = t5.generate_ids(inputs, decoder_prefix=prefixes, **options)
+        assert both.lengths.tolist() == [[5, 5], [15, 15]]
+        for i, one in enumerate(alone):
+            width = one.ids.shape[2]
+            np.testing.assert_array_equal(both.ids[i, :, :width], one.ids[0])
+            np.testing.assert_allclose(both.scores[i], one.scores[0], rtol=1e-5)

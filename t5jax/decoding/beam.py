@@ -181,11 +181,12 @@ def finish(state: BeamState, done: jax.Array, search: Search, ids: Ids, results:
     if search.t5x:
         # T5X: where nothing has ended, what is running, with its plain scores.
         some = pool.scores[:, :1] > -jnp.inf
+        lost = done[:, None] | (state.scores == -jnp.inf)
         lengths = jnp.sum(state.ids >= 0, axis=-1) - 1
         pool = Pool(
-            jnp.where(some[..., None], pool.ids, state.ids),
+            jnp.where(some[..., None], pool.ids, jnp.where(lost[..., None], -1, state.ids)),
             jnp.where(some, pool.scores, state.scores),
-            jnp.where(some, pool.lengths, jnp.where(done[:, None], 0, lengths)),
+            jnp.where(some, pool.lengths, jnp.where(lost, 0, lengths)),
         )
     return Decoded(
         finish_ids(pool.ids[:, :results], ids.pad).reshape(batch * results, -1),
@@ -272,11 +273,16 @@ def advance(
     processors, stop = jax.tree.map(lambda x: x[flat], (state.processors, state.stop))
     new = chosen_on.reshape(-1)
     given_or_not = jnp.repeat(decided, beams) if len(decided) > 1 else decided
+    hypotheses = jax.lax.dynamic_update_slice(
+        take(state.ids, parents_on), chosen_on[..., None], (0, 0, index + 1)
+    )
+    if search.t5x:
+        # An input that is done may still give what is running (see `finish`), as it was then.
+        hypotheses = jnp.where(state.done[:, None, None], state.ids, hypotheses)
+        running = jnp.where(state.done[:, None], state.scores, running)
     return BeamState(
         index=index + 1,
-        ids=jax.lax.dynamic_update_slice(
-            take(state.ids, parents_on), chosen_on[..., None], (0, 0, index + 1)
-        ),
+        ids=hypotheses,
         scores=running,
         done=state.done | (decided & stops),
         pool=pool,
