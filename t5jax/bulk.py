@@ -36,7 +36,7 @@ def generate_each(
     Texts are taken `window` at a time, so memory does not grow with their number, and sorted by
     length. All batches whose longest input falls into one bucket of lengths have the same number
     of rows, so the whole work compiles two programs a bucket (encoder and decoder), however many
-    texts there are.
+    texts there are; another one where outputs get past 128 tokens, past 256, and so on.
 
     Args:
       t5: the model.
@@ -56,7 +56,7 @@ def generate_each(
     for name, value in sizes.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
-    settings = t5.generation.replace(options)
+    settings = t5.check_options(options, assistant_model)
     out = bucket(settings.max_new_tokens, LENGTH_BUCKETS)
     beams = max(settings.num_beams, settings.num_return_sequences)
 

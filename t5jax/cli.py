@@ -170,7 +170,7 @@ def _add_eval(commands: Any) -> None:
 def _eval(arguments: argparse.Namespace) -> None:
     t5 = _load(arguments)
     options = _options(arguments)
-    t5.generation.replace(options)  # a wrong option should not wait for the data
+    t5.check_options(options)  # a wrong option should not wait for the data
     _import_tensorflow()
     from t5jax.config import LengthsConfig
     from t5jax.evaluate import Evaluation, write_results
@@ -322,22 +322,30 @@ def _add_generate(commands: Any) -> None:
 
 def _generate(arguments: argparse.Namespace) -> None:
     from t5jax.bulk import Programs, generate_each, unfinished
-    from t5jax.generation import Guesses
+    from t5jax.generation import Generation
 
     if bool(arguments.texts) == bool(arguments.input):
         raise ValueError("give texts, or --input FILE (- for stdin), and not both")
     if arguments.input not in (None, "-") and not Path(arguments.input).is_file():
         raise FileNotFoundError(f"--input {arguments.input}: no such file")
+    if _same_file(arguments.input, arguments.output):
+        raise ValueError(f"--output {arguments.output} is the input; write to another file")
     for name in ("batch", "batch_tokens"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name} {getattr(arguments, name)} must be at least 1")
     t5 = _load(arguments)
     options = _options(arguments)
-    t5.generation.replace(options)  # a wrong option should not touch the output
     assistant = None
     if arguments.assistant_model:
         assistant = _load(arguments, arguments.assistant_model)
-    guesses: list[Guesses] = []
+    t5.check_options(options, assistant)  # a wrong option should not touch the output
+    made = right = 0
+
+    def count_guesses(result: Generation) -> None:
+        nonlocal made, right
+        if result.guesses:
+            made, right = made + result.guesses.made, right + result.guesses.right
+
     programs, began = Programs(), time.monotonic()
     lines = iter(arguments.texts) if arguments.texts else _lines(arguments.input)
     output: TextIO = sys.stdout
@@ -347,6 +355,9 @@ def _generate(arguments: argparse.Namespace) -> None:
             job = {
                 "checkpoint": arguments.checkpoint,
                 "input": arguments.input or arguments.texts,
+                "input's bytes": _size(arguments.input),
+                "vocabulary": arguments.vocabulary,
+                "assistant_model": arguments.assistant_model,
                 "dtype": arguments.dtype,
                 "quantize": arguments.quantize,
                 "float_head": arguments.float_head,
@@ -365,17 +376,19 @@ def _generate(arguments: argparse.Namespace) -> None:
             batch_tokens=arguments.batch_tokens,
             window=window,
             assistant_model=assistant,
-            on_batch=lambda result: guesses.extend([result.guesses] if result.guesses else ()),
+            on_batch=count_guesses,
             **options,
         )
         for result in results:
-            samples = [result] if isinstance(result, str) else result
-            # One line an input, whatever the model says.
-            print("\t".join(" ".join(s.splitlines()) for s in samples), file=output, flush=True)
+            # One line an input, one column a sample, whatever the model says.
+            if isinstance(result, str):
+                line = " ".join(result.splitlines())
+            else:
+                line = "\t".join(" ".join(s.splitlines()).replace("\t", " ") for s in result)
+            print(line, file=output, flush=True)
             count += 1
             advance(count)
-    if guesses:
-        made, right = map(sum, zip(*guesses, strict=True))
+    if made:
         share = f"{right / made:.0%} of {made:,} guesses were right"
         print(f"assistant: {share}", file=sys.stderr)
     if arguments.input and not typed:
@@ -386,6 +399,17 @@ def _generate(arguments: argparse.Namespace) -> None:
             "read from disk",
             file=sys.stderr,
         )
+
+
+def _same_file(source: str | None, target: str | None) -> bool:
+    if source in (None, "-") or target is None or not os.path.exists(target):
+        return False
+    return os.path.samefile(source, target)
+
+
+def _size(source: str | None) -> int | None:
+    """Of a file in bytes; None of what is none."""
+    return os.path.getsize(source) if source not in (None, "-") else None
 
 
 @contextlib.contextmanager

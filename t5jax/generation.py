@@ -16,7 +16,14 @@ from jax.sharding import Mesh
 
 from t5jax import programs, sharding
 from t5jax.decoding.beam import Search
-from t5jax.decoding.controls import Controls, Ids, LogitsProcessor, Prefix, make_processors
+from t5jax.decoding.controls import (
+    Controls,
+    Ids,
+    LogitsProcessor,
+    Prefix,
+    check_ids,
+    make_processors,
+)
 from t5jax.decoding.loop import Decoded
 from t5jax.decoding.options import GenerationOptions
 from t5jax.decoding.shortlist import BLOCK, BLOCKS, Shortlist, make_shortlist
@@ -152,7 +159,21 @@ class Request:
         stop = None
         if options.stop_strings and vocabulary is not None:
             stop = StopStrings.of(options.stop_strings, token_texts(vocabulary))
+        check_ids(options, limit)
         answers = tuple(_answer(a, vocabulary, eos) for a in options.answers)
+        longest = max((len(answer) + 1 for answer in answers), default=0)
+        if longest > options.max_new_tokens:
+            raise ValueError(
+                f"max_new_tokens={options.max_new_tokens} would cut the longest of the answers, "
+                f"which has {longest} ids with its end; give as many, or shorter answers"
+            )
+        for text in (vocabulary.decode(a) for a in answers if stop and vocabulary):
+            for end in options.stop_strings:
+                if 0 <= text.find(end) < len(text) - len(end):
+                    raise ValueError(
+                        f"stop_strings: {end!r} would cut the answer {text!r} short; give one of "
+                        "the two options"
+                    )
         return cls(options, ids, answers, stop, logits_processor, **more)
 
     def of_rows(self, rows: np.ndarray) -> Request:
@@ -404,12 +425,12 @@ class Decoder:
         Nothing of it is carried through decoding, which costs those nothing who do not ask.
         """
         inputs, samples, width = result.ids.shape
-        if width == 0 or not (request.token_scores or request.cross_attention):
+        if not (request.token_scores or request.cross_attention):
             return result
         rows = len(hidden)
         columns = bucket(width, LENGTH_BUCKETS)
         targets = np.full((rows * samples, columns), request.ids.pad, np.int32)
-        targets[: inputs * samples, :width] = result.ids.reshape(-1, width)
+        targets[: inputs * samples, :width] = result.ids.reshape(inputs * samples, width)
         hidden, mask = (jnp.repeat(x, samples, axis=0) for x in (hidden, mask))
         call = (self.network, self.params, hidden, mask, targets)
         there = np.arange(width) < result.lengths[..., None]
@@ -419,7 +440,7 @@ class Decoder:
             weights = weights.reshape(rows, samples, *weights.shape[1:])[:inputs, ..., :width, :]
             extra["cross_attention"] = np.where(there[:, :, None, None, :, None], weights, 0.0)
         if request.token_scores:
-            scores = np.asarray(programs.token_scores(*call)).reshape(rows, samples, -1)
+            scores = np.asarray(programs.token_scores(*call)).reshape(rows, samples, columns)
             given = np.array([len(p) for p in request.prefixes or [()] * inputs])
             there = there & (np.arange(width) >= given[:, None, None])
             extra["token_scores"] = np.where(there, scores[:inputs, :, :width], 0.0)

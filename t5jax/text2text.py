@@ -177,7 +177,7 @@ class Text2Text:
 
         Args:
           texts: the inputs.
-          batch_size: inputs decoded at a time.
+          batch_size: inputs decoded at a time; of an `Encoded` all are.
           decoder_prefix: what outputs begin with: a text for all, or a text or ids for each input.
             It is part of the output, but counts in no score and not in `max_new_tokens`.
           logits_processor: a function `(ids int32[R, T], logits float32[R, V]) -> logits` that JAX
@@ -226,7 +226,7 @@ class Text2Text:
         `GenerationOptions`, for the other arguments `generate`.
 
         Inputs go `batch_size` at a time, sorted by length. What an input gives does not depend on
-        the others. `Generation.token_scores` and `.cross_attention` are there where the last two
+        the others (but for rounding, which with int8 on a CPU differs for one row and several). `Generation.token_scores` and `.cross_attention` are there where the last two
         arguments ask for them; they take one more pass over the finished ids. So do the scores of
         greedy decoding of a few rows on a CPU; without `return_scores` they may be nan.
         """
@@ -278,6 +278,17 @@ class Text2Text:
         request = self._with_prefix(request, decoder_prefix, 1, single=True)
         return pieces(self.vocabulary, self._decoder.stream(encoded, request))
 
+    def check_options(
+        self, options: Mapping[str, Any], assistant_model: Text2Text | None = None
+    ) -> GenerationOptions:
+        """All options of a call of `generate` with these.
+
+        Raises:
+          ValueError: what such a call would raise for them, before there is any input.
+        """
+        self._assistant(assistant_model, options)
+        return self._request(options).options
+
     def _request(self, options: Mapping[str, Any], **more: Any) -> Request:
         self._need_decoder()
         settings = self.generation.replace(options)
@@ -298,13 +309,21 @@ class Text2Text:
                 f"decoder_prefix has {len(prefix)} rows for {inputs} inputs; give one for each, "
                 "or one text for all"
             )
+        first = request.options.forced_bos_token_id
+        if first is not None:
+            raise ValueError(
+                f"forced_bos_token_id={first} and decoder_prefix both say what an output begins "
+                "with; give one of them"
+            )
         rows = []
+        limit = self.config.vocab_size
         for row in prefix:
             ids = self.vocabulary.encode(row) if isinstance(row, str) else np.asarray(row).tolist()
-            if not all(isinstance(i, int) and 0 <= i < self.config.vocab_size for i in ids):
+            if not isinstance(ids, list) or not all(
+                isinstance(i, int) and 0 <= i < limit for i in ids
+            ):
                 raise ValueError(
-                    f"decoder_prefix holds {row!r}; give texts, or ids from 0 to "
-                    f"{self.config.vocab_size - 1}"
+                    f"decoder_prefix holds {row!r}; give texts, or ids from 0 to {limit - 1}"
                 )
             while ids and ids[-1] == self.config.pad_token_id:
                 ids.pop()
@@ -344,7 +363,14 @@ class Text2Text:
             )
             for rows in _by_length(ids != self.config.pad_token_id, batch_size)
         ]
-        return gather(parts, len(ids), request.samples, request)
+        result = gather(parts, len(ids), request.samples, request)
+        if result.cross_attention is None:
+            return result
+        # As wide as the input: a batch is encoded without its padding, or with more of it.
+        weights = result.cross_attention[..., : ids.shape[1]]
+        missing = ids.shape[1] - weights.shape[-1]
+        weights = np.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, missing)])
+        return dataclasses.replace(result, cross_attention=weights)
 
     def save(self, path: str | Path, format: str = "t5jax", dtype: str | None = None) -> None:
         """Writes the model to a folder that does not exist yet; `load` reads it.
@@ -426,7 +452,13 @@ class Text2Text:
         return ids[:, : used[-1] + 1 if len(used) else 1]
 
     def _ids(self, ids: Any, name: str) -> np.ndarray:
-        ids = np.asarray(ids)
+        try:
+            ids = np.asarray(ids)
+        except ValueError:  # rows of several lengths
+            raise ValueError(
+                f"{name} must be int[rows, tokens] with rows of one length; pad them with "
+                f"{self.config.pad_token_id}"
+            ) from None
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
             if ids.size == 0:
                 return np.zeros((len(ids), 0), np.int32)
@@ -500,19 +532,31 @@ _NO_OPTIONS = frozenset(
 
 
 def _generation(options: Mapping[str, Any], config: T5Config) -> GenerationOptions:
-    """The options of a checkpoint; those that are not known are reported on stderr."""
+    """The options of a checkpoint; those that have no effect are reported on stderr."""
     known = GenerationOptions.names()
     options = {k: v for k, v in options.items() if k not in _NO_OPTIONS and v is not None}
     if options.get("eos_token_id") in (config.eos_token_id, [config.eos_token_id]):
         del options["eos_token_id"]  # what the architecture says already
+    for theirs, ours in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+        # transformers' lengths count the start id; its new tokens go before them.
+        if isinstance(length := options.get(theirs), int) and length > 1:
+            options = {ours: length - 1, **options}
+            del options[theirs]
     for name in sorted(set(options) - set(known)):
         print(
             f"warning: the checkpoint's generation option {name}={options[name]!r} is not "
             "supported and has no effect",
             file=sys.stderr,
         )
-    # Not as a call's: a file may well say how to search without asking for it.
-    return GenerationOptions(**{k: v for k, v in options.items() if k in known})
+    try:
+        # Not as a call's: a file may well say how to search without asking for it.
+        return GenerationOptions(**{k: v for k, v in options.items() if k in known})
+    except ValueError as error:
+        print(
+            f"warning: the checkpoint's generation options have no effect: {error}",
+            file=sys.stderr,
+        )
+        return GenerationOptions()
 
 
 def keep_compiled_programs() -> None:

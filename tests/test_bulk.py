@@ -1,7 +1,9 @@
 """Generation over files: in order, in flat memory, in few programs, and gone on with."""
 
+import gc
 import itertools
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from t5jax.bulk import Programs, generate_each, unfinished
 from t5jax.cli import main
+from t5jax.generation import LENGTH_BUCKETS, bucket
 from t5jax.text2text import Text2Text
 from tests.models import tiny_text2text
 
@@ -38,6 +41,41 @@ def test_texts_are_read_as_results_are_taken():
     results = generate_each(tiny_text2text(), lines, batch_size=4, window=8, max_new_tokens=2)
     assert len(list(itertools.islice(results, 12))) == 12
     assert next(read) == 16
+
+
+def test_batches_keep_to_their_budget_of_tokens(monkeypatch):
+    t5, lines = tiny_text2text(), texts(0, 60, 100)
+    rows, plain = [], Text2Text.generate_ids
+
+    def watched(self, ids, **options):
+        longest = int((ids != 0).sum(axis=1).max())
+        rows.append((len(ids), len(ids) * (bucket(longest, LENGTH_BUCKETS) + 32)))
+        return plain(self, ids, **options)
+
+    monkeypatch.setattr(Text2Text, "generate_ids", watched)
+    list(generate_each(t5, lines, batch_size=16, batch_tokens=1000, max_new_tokens=3))
+    # 128, 64 or 32 tokens in and 32 out: 1,000 tokens have room for 6, 10 and 15 rows.
+    assert {n for n, _ in rows} == {4, 8}
+    assert max(tokens for _, tokens in rows) <= 1000
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_texts():
+    t5 = tiny_text2text()
+    results = generate_each(t5, (f"{i}" for i in itertools.count()), window=512, max_new_tokens=1)
+
+    def taken(count: int) -> int:
+        for _ in itertools.islice(results, count):
+            pass
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = taken(2_000)
+        assert taken(20_000) - before < 100_000  # five bytes a text would be more
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.slow
@@ -102,6 +140,11 @@ def test_a_stopped_command_goes_on_after_its_last_line(tmp_path, monkeypatch, ca
     assert json.loads((tmp_path / "out.txt.unfinished").read_text())["input"] == source
     calls.clear()
     calls += [0] * 50  # never at 40 again
+    (tmp_path / "in.txt").write_text("\n".join([*lines, "another"]) + "\n")
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "unfinished work of another call: input's bytes was" in capsys.readouterr().err
+    (tmp_path / "in.txt").write_text("\n".join(lines) + "\n")
     main(words)
     assert sum(calls) == 90 - len(written)
     expected = [" ".join(t.splitlines()) for t in t5.generate(lines, max_new_tokens=4)]

@@ -203,6 +203,28 @@ def test_mistakes_name_the_value_and_the_remedy(saved, tmp_path, capsys):
         assert remedy in error_of(capsys, *words), words
 
 
+def test_a_mistake_touches_neither_the_input_nor_a_finished_output(saved, tmp_path, capsys):
+    source, target = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("a\nb\n")
+    target.write_text("finished\n")
+    cases = {
+        ("--input", source, "--output", source): "is the input; write to another file",
+        ("--input", source, "--output", tmp_path / "." / "in.txt"): "is the input",
+        ("--input", source, "--output", target, "--suppress_tokens", "999"): "holds id 999",
+        ("--input", source, "--output", target, "--answers", "tomorrow", "--max_new_tokens", "3"): (
+            "max_new_tokens=3 would cut"
+        ),
+        (
+            *("--input", source, "--output", target, "--num_beams", "2"),
+            *("--assistant_model", saved),
+        ): "num_beams=2 cannot be assisted",
+    }
+    for words, remedy in cases.items():
+        assert remedy in error_of(capsys, "generate", saved, *words), words
+    assert source.read_text() == "a\nb\n" and target.read_text() == "finished\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.txt", "out.txt"]
+
+
 @pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error():
     command = f"{sys.executable} -m t5jax.cli tasks inflect --n 20000 | head -1"

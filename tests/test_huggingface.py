@@ -346,6 +346,27 @@ def test_a_generation_config_may_say_how_to_search(tmp_path, capsys):
     assert (theirs.length_penalty, theirs.eos_token_id) == (2.0, [1, 7])
 
 
+def test_lengths_of_a_generation_config_count_the_start_id_and_nonsense_does_not_stop(
+    tmp_path, capsys
+):
+    model = random_torch(SMALL.replace(num_decoder_layers=2))
+    folder = write_folder(tmp_path / "a", model)
+    (folder / "generation_config.json").write_text('{"max_length": 9, "min_length": 7}')
+    t5 = t5jax.load(folder)
+    assert t5.generation == GenerationOptions(max_new_tokens=8, min_new_tokens=6)
+    ids = np.random.default_rng(0).integers(3, t5.config.vocab_size, (4, 6))
+    theirs = model.generate(torch.tensor(ids), max_length=9, min_length=7, do_sample=False)
+    width = theirs.shape[1] - 1
+    np.testing.assert_array_equal(t5.generate_ids(ids).ids[:, 0, :width], theirs[:, 1:])
+    (folder / "generation_config.json").write_text('{"max_length": 9, "max_new_tokens": 5}')
+    assert t5jax.load(folder).generation.max_new_tokens == 5
+    assert capsys.readouterr().err == ""
+    (folder / "generation_config.json").write_text('{"min_new_tokens": 200}')
+    assert t5jax.load(folder).generation == GenerationOptions()
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "no effect: min_new_tokens=200 must be" in err
+
+
 def test_the_vocabulary_comes_with_the_model_and_goes_with_it(tmp_path):
     """Text in, ids out, as transformers' tokenizer of the folder that we write gives them."""
     model = tmp_path / "spiece.model"

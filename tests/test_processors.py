@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from t5jax import programs
+from t5jax.bulk import generate_each
 from t5jax.decoding import samplers
 from t5jax.decoding.controls import Ids, make_processors
 from t5jax.decoding.options import GenerationOptions
@@ -303,9 +304,27 @@ REFUSED = [
     ({"eos_token_id": "x"}, "eos_token_id='x' must be ids"),
     ({"answers": []}, "answers="),
     ({"answers": [[5, 1, 6]]}, "answers: .* goes on after id 1"),
+    ({"answers": ["tomorrow"], "max_new_tokens": 8}, "max_new_tokens=8 would cut .* 9 ids"),
+    (
+        {"answers": ["a", "abc."], "stop_strings": [".", "b"]},
+        "stop_strings: 'b' would cut the answer 'abc.' short",
+    ),
+    ({"max_new_tokens": "8"}, "max_new_tokens='8' must be a whole number"),
+    ({"max_new_tokens": 8.5}, "max_new_tokens=8.5 must be a whole number"),
+    ({"num_beams": True}, "num_beams=True must be a whole number"),
+    ({"do_sample": "yes"}, "do_sample='yes' must be True or False"),
+    ({"num_beams": 2, "early_stopping": 1}, "early_stopping=1 must be True, False or 'never'"),
+    ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty=nan must be a number"),
+    ({"temperature": "hot", "do_sample": True}, "temperature='hot' must be a number"),
+    ({"max_length": 20}, "'max_length'; give max_new_tokens, .* one less"),
     ({"stop_strings": [""]}, "stop_strings"),
     ({"decoder_prefix": ["a"]}, "decoder_prefix has 1 rows for 2 inputs"),
     ({"decoder_prefix": [[5], [384]]}, r"decoder_prefix holds \[384\]"),
+    ({"decoder_prefix": [5, 6]}, "decoder_prefix holds 5; give texts, or ids"),
+    (
+        {"decoder_prefix": "a", "forced_bos_token_id": 5},
+        "forced_bos_token_id=5 and decoder_prefix both",
+    ),
 ]
 
 
@@ -313,6 +332,55 @@ REFUSED = [
 def test_what_cannot_be_is_refused_by_name(options, words):
     with pytest.raises(ValueError, match=words):
         shared_text2text().generate(["a", "b"], **options)
+
+
+def test_what_is_refused_is_refused_before_there_is_any_input():
+    t5 = shared_text2text()
+    for options, words in REFUSED:
+        if "decoder_prefix" not in options:
+            with pytest.raises(ValueError, match=words):
+                t5.check_options(options)
+            with pytest.raises(ValueError, match=words):
+                t5.stream("a", **options)
+            with pytest.raises(ValueError, match=words):
+                generate_each(t5, iter(()), **options)
+
+
+def test_none_is_the_default_and_numbers_may_be_of_numpy():
+    given = {
+        "top_k": None,
+        "eos_token_id": None,
+        "do_sample": np.True_,
+        "temperature": np.float32(0.5),
+        "max_new_tokens": np.int64(9),
+        "num_beams": 2,
+        "early_stopping": np.True_,
+    }
+    options = GenerationOptions(top_k=3).replace(given)
+    assert options == GenerationOptions(
+        do_sample=True, temperature=0.5, max_new_tokens=9, num_beams=2, early_stopping=True
+    )
+    assert options.early_stopping is True and type(options.max_new_tokens) is int
+    assert GenerationOptions(**dict.fromkeys(GenerationOptions.names())) == GenerationOptions()
+
+
+def test_rows_of_several_lengths_are_refused():
+    with pytest.raises(ValueError, match=r"input_ids must be int.* rows of one length; pad .* 0"):
+        shared_text2text().generate_ids([[5, 6], [7]])
+
+
+def test_where_nothing_is_left_what_is_asked_for_beside_is_empty():
+    result = shared_text2text().generate_ids(
+        [[5, 6, 1]],
+        num_beams=2,
+        suppress_tokens=list(range(384)),
+        max_new_tokens=4,
+        return_token_scores=True,
+        return_cross_attention=True,
+    )
+    assert result.lengths.tolist() == [[0]] and result.scores[0, 0] == -np.inf
+    assert result.ids.shape == result.token_scores.shape == (1, 1, 0)
+    assert result.cross_attention.shape[-2:] == (0, 3)
 
 
 def test_what_needs_a_vocabulary_says_so():

@@ -175,15 +175,40 @@ def test_cross_attention_equals_transformers():
         model.set_attn_implementation("sdpa")
     expected = np.stack([layer.numpy() for layer in theirs], 1)  # [B, L, N, T, S]
     ours = result.cross_attention[:, 0]
-    assert ours.shape[1:4] == (2, 4, result.ids.shape[-1])
+    assert ours.shape[1:] == (2, 4, result.ids.shape[-1], RAGGED.shape[1])
     there = np.arange(result.ids.shape[-1]) < result.lengths
     where = there[:, None, None, :, None]
-    np.testing.assert_allclose(
-        np.where(where, ours[..., : RAGGED.shape[1]], 0), np.where(where, expected, 0), atol=1e-5
-    )
+    np.testing.assert_allclose(np.where(where, ours, 0), np.where(where, expected, 0), atol=1e-5)
     np.testing.assert_allclose(
         ours.sum(-1), np.broadcast_to(there[:, None, None], ours.shape[:-1]), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("more", [{"num_beams": 3}, {"do_sample": True}], ids=str)
+def test_cross_attention_of_several_outputs_is_that_of_each(more):
+    """Forced to begin with an output, an input looks where it did when that was decided."""
+    t5 = shared_text2text()
+    inputs = random_ids(3, 2, 9)
+    inputs[1, 4:] = 0
+    result = t5.generate_ids(
+        inputs,
+        num_return_sequences=2,
+        max_new_tokens=6,
+        decoder_prefix=[[9], [7, 8]],
+        return_cross_attention=True,
+        **more,
+    )
+    for i, n in np.ndindex(2, 2):
+        given = result.ids[i, n, : result.lengths[i, n]].tolist()
+        alone = t5.generate_ids(
+            inputs[i : i + 1],
+            max_new_tokens=1,
+            decoder_prefix=[given],
+            return_cross_attention=True,
+        ).cross_attention[0, 0, :, :, : len(given)]
+        found = result.cross_attention[i, n, :, :, : len(given)]
+        np.testing.assert_allclose(found, alone, atol=1e-5)
+        assert (result.cross_attention[i, n, :, :, len(given) :] == 0).all()
 
 
 def test_scores_of_targets_are_sums_of_steps_in_any_batch():

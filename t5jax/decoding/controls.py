@@ -94,11 +94,7 @@ def make_processors(
       inputs: int32[B, S], the ids of each input.
       answers: `options.answers` as ids, without EOS.
       function: a user's `(ids, logits) -> logits`.
-
-    Raises:
-      ValueError: an option names an id that the vocabulary does not have.
     """
-    check_ids(options, ids.limit)
     out: list[Processor] = []
     if ids.limit < ids.vocab:
         out.append(KeepBelow(ids.limit))

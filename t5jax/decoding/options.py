@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -17,15 +19,21 @@ EarlyStopping = Literal[True, False, "never"]
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff")
 _BEAMS = ("length_penalty", "early_stopping", "brevity_penalty")
 
+# What transformers calls otherwise, and what is wanted in its place.
+_ELSEWHERE = {
+    "max_length": "give max_new_tokens, which does not count the start id: one less",
+    "min_length": "give min_new_tokens, which does not count the start id: one less",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class GenerationOptions:
     """How to decode. Greedy unless `do_sample` or `num_beams` say otherwise.
 
-    Lists are kept as tuples.
+    Lists are kept as tuples; None stands for an option's default.
 
     Raises:
-      ValueError: a value is out of range, or two options contradict each other.
+      ValueError: a value is of another type or out of range, or two options contradict each other.
     """
 
     max_new_tokens: int = knob(128, "longest output, its EOS counted")
@@ -67,6 +75,9 @@ class GenerationOptions:
     num_assistant_tokens: int = knob(5, "ids that an assistant guesses at a time")
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) is None:
+                self._set(field.name, field.default)
         for name in ("suppress_tokens", "forced_eos_token_id", "eos_token_id"):
             self._set(name, self._ids(name, getattr(self, name)))
         words = self._several("bad_words_ids")
@@ -77,6 +88,7 @@ class GenerationOptions:
         self._set("answers", answers)
         if self.early_stopping in ("true", "false"):
             self._set("early_stopping", self.early_stopping == "true")
+        self._check_types()
         self._check_ranges()
         if self.num_return_sequences > 1 and not self.do_sample and self.num_beams == 1:
             raise ValueError(
@@ -107,6 +119,29 @@ class GenerationOptions:
                 f"brevity_penalty={self.brevity_penalty}: T5X's search has a rule of its own"
             )
 
+    def _check_types(self) -> None:
+        """Makes numbers and switches of what other libraries call so."""
+        for name, kind in _TYPES.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            switch = str(getattr(value, "dtype", type(value).__name__)) == "bool"
+            if kind is bool:
+                if not switch:
+                    raise ValueError(f"{name}={value!r} must be True or False")
+                self._set(name, bool(value))
+            elif kind is EarlyStopping:
+                if switch:
+                    self._set(name, bool(value))
+            elif kind in (int, int | None):
+                if switch or not hasattr(value, "__index__"):
+                    raise ValueError(f"{name}={value!r} must be a whole number")
+                self._set(name, value.__index__())
+            else:
+                if switch or not hasattr(value, "__float__") or not math.isfinite(value):
+                    raise ValueError(f"{name}={value!r} must be a number")
+                self._set(name, float(value))
+
     def _check_ranges(self) -> None:
         def need(fine: bool, name: str, wanted: str) -> None:
             if not fine:
@@ -121,7 +156,7 @@ class GenerationOptions:
         for name in ("num_beams", "num_return_sequences", "num_assistant_tokens"):
             need(getattr(self, name) >= 1, name, "at least 1")
         need(
-            self.early_stopping in (True, False, "never"),
+            isinstance(self.early_stopping, bool) or self.early_stopping == "never",
             "early_stopping",
             "True, False or 'never'",
         )
@@ -178,6 +213,7 @@ class GenerationOptions:
             if name not in self.names():
                 near = difflib.get_close_matches(name, self.names(), n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(self.names())}"
+                hint = _ELSEWHERE.get(name, hint)
                 raise ValueError(f"unknown generation option {name!r}; {hint}")
         new = dataclasses.replace(self, **options)
         switches = (
@@ -209,3 +245,11 @@ class GenerationOptions:
             epsilon_cutoff=self.epsilon_cutoff or None,
             keep=keep,
         )
+
+
+# The type of each option that is one value.
+_TYPES = {
+    name: kind
+    for name, kind in typing.get_type_hints(GenerationOptions).items()
+    if kind in (bool, int, float, int | None, float | None, EarlyStopping)
+}
