@@ -226,9 +226,10 @@ class Text2Text:
         `GenerationOptions`, for the other arguments `generate`.
 
         Inputs go `batch_size` at a time, sorted by length. What an input gives does not depend on
-        the others (but for rounding, which with int8 on a CPU differs for one row and several). `Generation.token_scores` and `.cross_attention` are there where the last two
-        arguments ask for them; they take one more pass over the finished ids. So do the scores of
-        greedy decoding of a few rows on a CPU; without `return_scores` they may be nan.
+        the others, but for rounding, which with int8 on a CPU differs for one row and several.
+        `Generation.token_scores` and `.cross_attention` are there where the last two arguments ask
+        for them; they take one more pass over the finished ids. So do the scores of greedy decoding
+        of a few rows on a CPU; without `return_scores` they may be nan.
         """
         assistant = self._assistant(assistant_model, options)
         request = self._request(

@@ -194,14 +194,17 @@ def test_generation_ends_with_the_id_that_completes_a_stop_string(pieces_model, 
     assert some or "num_beams" in options
 
 
-def test_stop_strings_equal_transformers(tmp_path, pieces_model):
+@pytest.mark.parametrize(
+    "seed", [3, *(pytest.param(i, marks=pytest.mark.slow) for i in range(4, 23))]
+)
+def test_stop_strings_equal_transformers(seed, tmp_path, pieces_model):
     import transformers
 
     from tests.reference import params_of, random_torch, torch
 
     _, vocabulary = pieces_model
     config = TINY.replace(vocab_size=vocabulary.vocab_size, num_decoder_layers=2)
-    model = random_torch(config, 3)
+    model = random_torch(config, seed)
     t5 = Text2Text(config, params_of(config, model), vocabulary)
     t5.save(tmp_path / "hf", format="hf")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")

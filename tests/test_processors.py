@@ -248,15 +248,56 @@ def test_a_forced_prefix_is_what_the_output_begins_with(lengths, beams):
         np.testing.assert_allclose(score, whole[0] - np.float32(given), atol=2e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_users_function_equals_transformers(beams):
+    from tests.generation import MODELS, RAGGED, assert_same, ours, pair, theirs, torch
+
+    liked = np.random.default_rng(0).normal(size=(384, 384)).astype(np.float32)
+
+    def like(ids, logits):
+        """Each id likes some to come after it."""
+        at = jnp.sum(ids >= 0, axis=1, keepdims=True) - 1
+        return logits + jnp.asarray(liked)[jnp.take_along_axis(ids, at, axis=1)[:, 0]]
+
+    def as_torch(ids, logits):
+        return logits + torch.tensor(liked)[ids[:, -1]]
+
+    for seed in range(MODELS):
+        model, t5 = pair(seed)
+        expected = theirs(model, RAGGED, num_beams=beams, logits_processor=[as_torch])
+        assert_same(ours(t5, RAGGED, num_beams=beams, logits_processor=like), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beams", [1, 4])
+def test_answers_equal_transformers(beams):
+    from tests.generation import MODELS, RAGGED, assert_same, ours, pair, theirs
+
+    rng = np.random.default_rng(0)
+    # Four ids for all, so that answers begin alike and some begin others.
+    answers = [rng.integers(5, 9, n).tolist() for n in rng.integers(1, 6, 40)]
+
+    def allowed(_, ids):
+        so_far = ids.tolist()[1:]
+        more = {a[len(so_far)] for a in answers if a[: len(so_far)] == so_far != a}
+        return sorted(more | ({1} if so_far in answers else set())) or [0]
+
+    for seed in range(MODELS):
+        model, t5 = pair(seed)
+        expected = theirs(model, RAGGED, num_beams=beams, prefix_allowed_tokens_fn=allowed)
+        assert_same(ours(t5, RAGGED, num_beams=beams, answers=answers), expected)
+
+
 @pytest.mark.parametrize("beams", [1, 4])
 def test_a_forced_prefix_equals_transformers(beams):
-    from tests.generation import RAGGED, assert_same, ours, pair, theirs, torch
+    from tests.generation import MODELS, RAGGED, assert_same, ours, pair, theirs, torch
 
     prefix = random_ids(5, 4, 3)
     # EOS inside of what is given ends nothing.
     prefix[1, 1] = 1
     shifted = torch.tensor(np.pad(prefix, ((0, 0), (1, 0))).astype(np.int64))
-    for seed in range(5):
+    for seed in range(MODELS):
         model, t5 = pair(seed)
         options = {"num_beams": beams, "no_repeat_ngram_size": 2, "min_new_tokens": 12}
         expected = theirs(model, RAGGED, decoder_input_ids=shifted, eos_token_id=[2], **options)
