@@ -3,10 +3,10 @@
     python scripts/benchmark_decoding.py --cases 1 16 4x4
 
 A case is a batch, or a batch and its beams. Nothing ends early: all must give exactly `--outputs`
-tokens, and the share of ids that agree with ours is shown. transformers, with --compiled also
-under torch.compile, and, where they are installed, CTranslate2 and T5X (its sources on PYTHONPATH
-will do) are timed in turns with t5jax, in --dtype and in int8. On a GPU that is known, the share of
-its memory's bandwidth at which we read the weights is printed too.
+tokens, and the share of ids that agree with ours is shown. Timed in turns with t5jax, in --dtype
+and in int8, is what is installed of transformers, with --compiled also under torch.compile,
+CTranslate2 (which reads transformers' models) and T5X (its sources on PYTHONPATH will do). On a GPU
+that is known, the share of its memory's bandwidth at which we read the weights is printed too.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import tempfile
 
 import jax
 import numpy as np
-import torch
 from interleaved import measure, table, write_json
 from peers import (
     Decode,
     ctranslate2_decoders,
     has_ctranslate2,
     has_t5x,
+    has_transformers,
+    on_device,
     params_of,
     random_torch_t5,
     t5x_decoder,
@@ -33,7 +34,7 @@ from peers import (
 
 import t5jax
 from t5jax.generation import ROOMS
-from t5jax.model.parameters import for_inference
+from t5jax.model.parameters import for_inference, init_params
 from t5jax.model.quantized import Scheme, quantize
 from t5jax.vocabulary import ByteVocabulary
 
@@ -71,8 +72,11 @@ def main() -> None:
     if arguments.device:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(arguments.device, "cpu"))
     config = t5jax.VARIANTS[arguments.variant]
-    torch_model = random_torch_t5(config)
-    params = params_of(config, torch_model)
+    if has_transformers():
+        torch_model = random_torch_t5(config)
+        params = params_of(config, torch_model)
+    else:
+        params = init_params(config, jax.random.key(0))
     # Enough ids that no logit is masked, on either side.
     vocabulary = ByteVocabulary(config.vocab_size - 259)
     plain = t5jax.Text2Text(config, params, vocabulary, dtype=arguments.dtype)
@@ -85,17 +89,18 @@ def main() -> None:
     decoders = {f"t5jax {arguments.dtype}": ours(plain), "t5jax int8": ours(small)}
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     with tempfile.TemporaryDirectory() as folder:
-        if has_ctranslate2():
+        if has_transformers() and has_ctranslate2():
             kinds = (arguments.dtype, "int8", *(["float16"] if device == "cuda" else []))
             found = ctranslate2_decoders(torch_model, folder, kinds, device)
             decoders |= {f"ctranslate2 {kind}": decode for kind, decode in found.items()}
         if has_t5x():
             decoders[f"t5x {arguments.dtype}"] = t5x_decoder(config, params, arguments.dtype)
-        torch_model = torch_model.to(device, getattr(torch, arguments.dtype))
-        name = f"transformers {arguments.dtype}"
-        decoders[name] = transformers_decoder(torch_model)
-        if arguments.compiled:
-            decoders[f"{name} compiled"] = transformers_decoder(torch_model, compiled=True)
+        if has_transformers():
+            torch_model = on_device(torch_model, device, arguments.dtype)
+            name = f"transformers {arguments.dtype}"
+            decoders[name] = transformers_decoder(torch_model)
+            if arguments.compiled:
+                decoders[f"{name} compiled"] = transformers_decoder(torch_model, compiled=True)
         print(
             f"{arguments.variant}, {arguments.inputs} in, {arguments.outputs} out, "
             f"{jax.devices()[0].device_kind}"

@@ -21,6 +21,11 @@ from t5jax.formats.checkpoint import Tensor, assemble, tensors_of
 from t5jax.formats.huggingface import config_fields, from_weights
 
 
+def has_transformers() -> bool:
+    """Whether transformers and PyTorch are installed."""
+    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+
+
 def random_torch_t5(config: t5jax.T5Config):
     """transformers' T5ForConditionalGeneration with its own random weights.
 
@@ -36,6 +41,13 @@ def random_torch_t5(config: t5jax.T5Config):
     ).eval()
     model.decoder.final_layer_norm.weight.data.normal_()
     return model
+
+
+def on_device(model, device: str, dtype: str):
+    """transformers' model on "cpu" or "cuda", in a type of PyTorch's by its name."""
+    import torch
+
+    return model.to(device, getattr(torch, dtype))
 
 
 def params_of(config: t5jax.T5Config, model):
@@ -62,10 +74,12 @@ def transformers_decoder(model, compiled: bool = False) -> Decode:
 
     options = {}
     if compiled:
-        # On a GPU generate compiles of itself; elsewhere it has to be told.
-        config = transformers.CompileConfig(mode="default", fullgraph=False)
-        config._compile_all_devices = True
-        options = {"cache_implementation": "static", "compile_config": config}
+        # On a GPU generate compiles of itself, in its own way; elsewhere it has to be told.
+        options = {"cache_implementation": "static"}
+        if model.device.type == "cpu":
+            config = transformers.CompileConfig(mode="default", fullgraph=False)
+            config._compile_all_devices = True
+            options["compile_config"] = config
 
     def decode(ids: np.ndarray, outputs: int, beams: int) -> np.ndarray:
         inputs = torch.tensor(ids, device=model.device)
@@ -94,7 +108,7 @@ def ctranslate2_decoders(
 ) -> dict[str, Decode]:
     """Like `transformers_decoder`, by CTranslate2's compute type; `folder` is filled.
 
-    `device` is "cpu" or "cuda".
+    `device` is "cpu" or "cuda". Types of `kinds` that it cannot compute in there are left out.
     """
     import ctranslate2
     import transformers
@@ -131,7 +145,8 @@ def ctranslate2_decoders(
 
         return decode
 
-    return {kind: decoder(kind) for kind in kinds}
+    able = ctranslate2.get_supported_compute_types(device)
+    return {kind: decoder(kind) for kind in kinds if kind in able}
 
 
 def has_t5x() -> bool:
