@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
+from t5jax.decoding.controls import LogitsProcessor
 from t5jax.generation import LENGTH_BUCKETS, ROW_BUCKETS, Generation, bucket
 from t5jax.text2text import Text2Text
 
@@ -27,6 +28,8 @@ def generate_each(
     batch_size: int = 64,
     batch_tokens: int = 32_768,
     window: int | None = None,
+    decoder_prefix: str | None = None,
+    logits_processor: LogitsProcessor | None = None,
     assistant_model: Text2Text | None = None,
     on_batch: Callable[[Generation], None] = lambda result: None,
     **options: Any,
@@ -45,7 +48,8 @@ def generate_each(
       batch_tokens: tokens of a batch, at most: rows times the lengths of input and output, each
         rounded up. One row is always decoded.
       window: texts sorted together, and read before the first result; default: 32 full batches.
-      assistant_model: see `t5.generate`.
+      decoder_prefix: what every output begins with; see `t5.generate`.
+      logits_processor, assistant_model: see `t5.generate`.
       on_batch: called with what each batch gave, in the order of decoding.
       options: see `GenerationOptions`.
 
@@ -56,7 +60,12 @@ def generate_each(
     for name, value in sizes.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
-    settings = t5.check_options(options, assistant_model)
+    more: dict[str, Any] = {
+        "decoder_prefix": decoder_prefix,
+        "logits_processor": logits_processor,
+        "assistant_model": assistant_model,
+    }
+    settings = t5.check_options(options, **more)
     out = bucket(settings.max_new_tokens, LENGTH_BUCKETS)
     beams = max(settings.num_beams, settings.num_return_sequences)
 
@@ -89,7 +98,7 @@ def generate_each(
                 ids[filled],
                 batch_size=rows,
                 return_scores=False,
-                assistant_model=assistant_model,
+                **more,
                 **options,
             )
             on_batch(found)

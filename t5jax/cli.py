@@ -315,6 +315,9 @@ def _add_generate(commands: Any) -> None:
         metavar="CHECKPOINT",
         help="a smaller model of the same vocabulary, which guesses ahead; the output is the same",
     )
+    parser.add_argument(
+        "--decoder_prefix", metavar="TEXT", help="what every output begins with, and is part of it"
+    )
     _add_loading(parser)
     _add_options(parser)
     parser.set_defaults(run=_generate)
@@ -338,7 +341,8 @@ def _generate(arguments: argparse.Namespace) -> None:
     assistant = None
     if arguments.assistant_model:
         assistant = _load(arguments, arguments.assistant_model)
-    t5.check_options(options, assistant)  # a wrong option should not touch the output
+    more = {"decoder_prefix": arguments.decoder_prefix, "assistant_model": assistant}
+    t5.check_options(options, **more)  # a wrong option should not touch the output
     made = right = 0
 
     def count_guesses(result: Generation) -> None:
@@ -358,6 +362,7 @@ def _generate(arguments: argparse.Namespace) -> None:
                 "input's bytes": _size(arguments.input),
                 "vocabulary": arguments.vocabulary,
                 "assistant_model": arguments.assistant_model,
+                "decoder_prefix": arguments.decoder_prefix,
                 "dtype": arguments.dtype,
                 "quantize": arguments.quantize,
                 "float_head": arguments.float_head,
@@ -375,7 +380,7 @@ def _generate(arguments: argparse.Namespace) -> None:
             batch_size=1 if typed else arguments.batch,
             batch_tokens=arguments.batch_tokens,
             window=window,
-            assistant_model=assistant,
+            **more,
             on_batch=count_guesses,
             **options,
         )

@@ -280,7 +280,12 @@ class Text2Text:
         return pieces(self.vocabulary, self._decoder.stream(encoded, request))
 
     def check_options(
-        self, options: Mapping[str, Any], assistant_model: Text2Text | None = None
+        self,
+        options: Mapping[str, Any],
+        *,
+        decoder_prefix: str | None = None,
+        logits_processor: LogitsProcessor | None = None,
+        assistant_model: Text2Text | None = None,
     ) -> GenerationOptions:
         """All options of a call of `generate` with these.
 
@@ -288,7 +293,8 @@ class Text2Text:
           ValueError: what such a call would raise for them, before there is any input.
         """
         self._assistant(assistant_model, options)
-        return self._request(options).options
+        request = self._request(options, logits_processor=logits_processor)
+        return self._with_prefix(request, decoder_prefix, 1).options
 
     def _request(self, options: Mapping[str, Any], **more: Any) -> Request:
         self._need_decoder()

@@ -18,6 +18,8 @@ OPTIONS = [
     {"num_assistant_tokens": 1, "min_new_tokens": 5},
     {"num_assistant_tokens": 12, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3},
     {"do_sample": True, "seed": 3, "num_return_sequences": 2, "temperature": 0.7},
+    {"answers": ["yes", "yesterday", "no"], "num_assistant_tokens": 3},
+    {"stop_strings": ["e", "t", "9"], "eos_token_id": [1, *range(200, 230)]},
 ]
 
 
@@ -25,7 +27,11 @@ def assistant(seed: int = 1) -> Text2Text:
     return Text2Text(SMALLER, lively_params(SMALLER, seed), ByteVocabulary())
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [*OPTIONS[:4], *(pytest.param(x, marks=pytest.mark.slow) for x in OPTIONS[4:])],
+    ids=str,
+)
 @pytest.mark.parametrize("rows", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_output_is_that_of_the_model_alone(options, rows):
     t5 = tiny_text2text()

@@ -319,6 +319,13 @@ def test_steps_along_an_ancestry_equal_teacher_forcing(config, inference, batch)
     np.testing.assert_allclose(logits, forced[:, -1], atol=1e-4)
 
 
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_single_id_equals_transformers(beams):
+    from tests.generation import RAGGED, compare
+
+    compare(RAGGED, models=3, num_beams=beams, max_new_tokens=1)
+
+
 def test_a_search_as_t5x_that_nothing_ends_stops_at_the_limit_of_each_input(monkeypatch):
     t5 = shared_text2text()
     inputs = random_ids(5, 2, 8)

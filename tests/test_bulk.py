@@ -1,5 +1,6 @@
 """Generation over files: in order, in flat memory, in few programs, and gone on with."""
 
+import functools
 import gc
 import itertools
 import json
@@ -33,6 +34,27 @@ def test_results_are_those_of_generate_in_the_order_of_the_texts(
         t5, iter(lines), batch_size=batch_size, batch_tokens=batch_tokens, window=window, **options
     )
     assert list(found) == (t5.generate(lines, **options) if lines else [])
+
+
+def test_every_output_begins_with_what_is_given(tmp_path, capsys):
+    t5, lines = tiny_text2text(), ["a", "some words", "b c"]
+    likes_a = functools.partial(likes, 100)
+    options = {"max_new_tokens": 4, "decoder_prefix": "it is "}
+    expected = t5.generate(lines, **options)
+    assert list(generate_each(t5, lines, **options)) == expected
+    assert all(text.startswith("it is ") for text in expected)
+    found = list(generate_each(t5, lines, logits_processor=likes_a, **options))
+    assert found == ["it is aaaa"] * 3 == t5.generate(lines, logits_processor=likes_a, **options)
+    t5.save(tmp_path / "model")
+    words = ["generate", str(tmp_path / "model"), *lines, "--decoder_prefix", "it is "]
+    main([*words, "--max_new_tokens", "4"])
+    assert capsys.readouterr().out.splitlines() == [" ".join(t.splitlines()) for t in expected]
+    with pytest.raises(ValueError, match="forced_bos_token_id=5 and decoder_prefix"):
+        generate_each(t5, iter(()), forced_bos_token_id=5, **options)
+
+
+def likes(token, ids, logits):
+    return logits.at[:, token].set(1e9)
 
 
 def test_texts_are_read_as_results_are_taken():
