@@ -1,5 +1,6 @@
 """The commands, as users type them: what they print, write and refuse."""
 
+import contextlib
 import io
 import json
 import os
@@ -233,6 +234,25 @@ def test_a_reader_that_leaves_early_is_no_error():
     )
     assert done.stdout.startswith("inputs")
     assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_a_person_sees_progress_while_a_file_is_read(saved, tmp_path):
+    (tmp_path / "in.txt").write_text("one\ntwo\nthree\n")
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "t5jax.cli", "generate", saved, "--max_new_tokens", "2",
+         "--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.txt")],
+        stderr=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # the end of what a terminal shows
+        while part := os.read(ours, 4096):
+            seen += part
+    os.close(ours)
+    assert process.wait(timeout=120) == 0
+    assert b"3/3" in seen and b"3 inputs in" in seen
 
 
 @pytest.mark.slow
