@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint")
+    parser.add_argument("checkpoint", help="a folder")
     parser.add_argument("text")
     parser.add_argument("--rounds", type=int, default=5, help="warm processes")
     arguments = parser.parse_args()

@@ -66,7 +66,8 @@ def generate_each(
         "assistant_model": assistant_model,
     }
     settings = t5.check_options(options, **more)
-    out = bucket(settings.max_new_tokens, LENGTH_BUCKETS)
+    given = len(t5.vocabulary.encode(decoder_prefix)) if decoder_prefix else 0
+    out = bucket(settings.max_new_tokens + given, LENGTH_BUCKETS)
     beams = max(settings.num_beams, settings.num_return_sequences)
 
     def rows_for(length: int) -> int:

@@ -355,11 +355,13 @@ def _generate(arguments: argparse.Namespace) -> None:
     output: TextIO = sys.stdout
     done = count = 0
     with contextlib.ExitStack() as stack:
-        if arguments.output:
+        if arguments.output and Path(arguments.output).is_char_device():  # /dev/null and the like
+            output = stack.enter_context(open(arguments.output, "w", encoding="utf-8"))
+        elif arguments.output:
             job = {
                 "checkpoint": arguments.checkpoint,
                 "input": arguments.input or arguments.texts,
-                "input's bytes": _size(arguments.input),
+                "input_bytes": _size(arguments.input),
                 "vocabulary": arguments.vocabulary,
                 "assistant_model": arguments.assistant_model,
                 "decoder_prefix": arguments.decoder_prefix,
@@ -407,13 +409,18 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _same_file(source: str | None, target: str | None) -> bool:
-    if source in (None, "-") or target is None or not os.path.exists(target):
+    """Whether the input, perhaps stdin, is the regular file that is to be written."""
+    if source is None or target is None or not os.path.isfile(target):
         return False
-    return os.path.samefile(source, target)
+    try:
+        given = os.fstat(sys.stdin.fileno()) if source == "-" else os.stat(source)
+    except OSError:  # a stdin that is no file of the system's
+        return False
+    return os.path.samestat(given, os.stat(target))
 
 
 def _size(source: str | None) -> int | None:
-    """Of a file in bytes; None of what is none."""
+    """Bytes of the input file; None of texts and stdin."""
     return os.path.getsize(source) if source not in (None, "-") else None
 
 

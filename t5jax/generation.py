@@ -161,19 +161,18 @@ class Request:
             stop = StopStrings.of(options.stop_strings, token_texts(vocabulary))
         check_ids(options, limit)
         answers = tuple(_answer(a, vocabulary, eos) for a in options.answers)
-        longest = max((len(answer) + 1 for answer in answers), default=0)
+        longest = max(map(len, answers), default=0)
         if longest > options.max_new_tokens:
             raise ValueError(
                 f"max_new_tokens={options.max_new_tokens} would cut the longest of the answers, "
-                f"which has {longest} ids with its end; give as many, or shorter answers"
+                f"which has {longest} ids; give as many, or shorter answers"
             )
-        for text in (vocabulary.decode(a) for a in answers if stop and vocabulary):
-            for end in options.stop_strings:
-                if 0 <= text.find(end) < len(text) - len(end):
-                    raise ValueError(
-                        f"stop_strings: {end!r} would cut the answer {text!r} short; give one of "
-                        "the two options"
-                    )
+        for answer, given in zip(answers, options.answers, strict=True):
+            if stop is not None and stop.cuts(answer):
+                raise ValueError(
+                    f"stop_strings={list(options.stop_strings)} would cut the answer {given!r} "
+                    "short; leave one of them out"
+                )
         return cls(options, ids, answers, stop, logits_processor, **more)
 
     def of_rows(self, rows: np.ndarray) -> Request:

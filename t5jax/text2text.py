@@ -192,11 +192,11 @@ class Text2Text:
         request = self._request(options, logits_processor=logits_processor, scores=False)
         single = isinstance(texts, str)
         if isinstance(texts, Encoded):
-            request = self._with_prefix(request, decoder_prefix, len(texts))
+            request = self._with_prefix(request, options, decoder_prefix, len(texts))
             result = self._decoder.generate(texts, request, assistant)
         else:
             ids = self.text_ids(texts)
-            request = self._with_prefix(request, decoder_prefix, len(ids), single)
+            request = self._with_prefix(request, options, decoder_prefix, len(ids), single)
             result = self._generate(ids, request, batch_size, assistant)
         out = self.texts_of(result)
         return out[0] if single else out
@@ -226,7 +226,7 @@ class Text2Text:
         `GenerationOptions`, for the other arguments `generate`.
 
         Inputs go `batch_size` at a time, sorted by length. What an input gives does not depend on
-        the others, but for rounding, which with int8 on a CPU differs for one row and several.
+        the others, but for rounding, which quantized on a CPU differs for one row and several.
         `Generation.token_scores` and `.cross_attention` are there where the last two arguments ask
         for them; they take one more pass over the finished ids. So do the scores of greedy decoding
         of a few rows on a CPU; without `return_scores` they may be nan.
@@ -240,10 +240,10 @@ class Text2Text:
             cross_attention=return_cross_attention,
         )
         if isinstance(input_ids, Encoded):
-            request = self._with_prefix(request, decoder_prefix, len(input_ids))
+            request = self._with_prefix(request, options, decoder_prefix, len(input_ids))
             return self._decoder.generate(input_ids, request, assistant)
         ids = self._ids(input_ids, "input_ids")
-        request = self._with_prefix(request, decoder_prefix, len(ids))
+        request = self._with_prefix(request, options, decoder_prefix, len(ids))
         return self._generate(ids, request, batch_size, assistant)
 
     def stream(
@@ -276,7 +276,7 @@ class Text2Text:
         encoded = self.encode(text) if isinstance(text, str) else text
         if len(encoded) != 1:
             raise ValueError(f"stream takes one input, not {len(encoded)}; call it for each")
-        request = self._with_prefix(request, decoder_prefix, 1, single=True)
+        request = self._with_prefix(request, options, decoder_prefix, 1, single=True)
         return pieces(self.vocabulary, self._decoder.stream(encoded, request))
 
     def check_options(
@@ -292,9 +292,11 @@ class Text2Text:
         Raises:
           ValueError: what such a call would raise for them, before there is any input.
         """
+        if not isinstance(decoder_prefix, str | None):
+            raise ValueError(f"decoder_prefix={decoder_prefix!r} must be one text for all inputs")
         self._assistant(assistant_model, options)
         request = self._request(options, logits_processor=logits_processor)
-        return self._with_prefix(request, decoder_prefix, 1).options
+        return self._with_prefix(request, options, decoder_prefix, 1).options
 
     def _request(self, options: Mapping[str, Any], **more: Any) -> Request:
         self._need_decoder()
@@ -302,9 +304,14 @@ class Text2Text:
         return Request.make(settings, self.config, self._vocabulary, **more)
 
     def _with_prefix(
-        self, request: Request, prefix: Any, inputs: int, single: bool = False
+        self,
+        request: Request,
+        options: Mapping[str, Any],
+        prefix: Any,
+        inputs: int,
+        single: bool = False,
     ) -> Request:
-        """The request with `decoder_prefix` as ids, one row an input."""
+        """The request of a call's `options` with `decoder_prefix` as ids, one row an input."""
         if prefix is None:
             return request
         if isinstance(prefix, str):
@@ -315,12 +322,6 @@ class Text2Text:
             raise ValueError(
                 f"decoder_prefix has {len(prefix)} rows for {inputs} inputs; give one for each, "
                 "or one text for all"
-            )
-        first = request.options.forced_bos_token_id
-        if first is not None:
-            raise ValueError(
-                f"forced_bos_token_id={first} and decoder_prefix both say what an output begins "
-                "with; give one of them"
             )
         rows = []
         limit = self.config.vocab_size
@@ -335,14 +336,20 @@ class Text2Text:
             while ids and ids[-1] == self.config.pad_token_id:
                 ids.pop()
             rows.append(ids)
+        first = options.get("forced_bos_token_id")
+        if first is not None and any(rows):
+            raise ValueError(
+                f"forced_bos_token_id={first} and decoder_prefix both say what an output begins "
+                "with; give one of them"
+            )
         return dataclasses.replace(request, prefixes=rows)
 
     def _assistant(self, model: Text2Text | None, options: Mapping[str, Any]) -> Decoder | None:
         """An assistant's decoder; ValueError where it cannot assist."""
         beams = self.generation.replace(options).num_beams
         if model is None:
-            if "num_assistant_tokens" in options:
-                count = options["num_assistant_tokens"]
+            count = options.get("num_assistant_tokens")
+            if count is not None:
                 raise ValueError(f"num_assistant_tokens={count} needs an assistant_model")
             return None
         model._need_decoder()
@@ -371,7 +378,7 @@ class Text2Text:
             for rows in _by_length(ids != self.config.pad_token_id, batch_size)
         ]
         result = gather(parts, len(ids), request.samples, request)
-        if result.cross_attention is None:
+        if result.cross_attention is None or not parts:
             return result
         # As wide as the input: a batch is encoded without its padding, or with more of it.
         weights = result.cross_attention[..., : ids.shape[1]]
@@ -546,24 +553,33 @@ def _generation(options: Mapping[str, Any], config: T5Config) -> GenerationOptio
         del options["eos_token_id"]  # what the architecture says already
     for theirs, ours in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
         # transformers' lengths count the start id; its new tokens go before them.
-        if isinstance(length := options.get(theirs), int) and length > 1:
-            options = {ours: length - 1, **options}
-            del options[theirs]
+        length = options.pop(theirs, None)
+        if isinstance(length, int) and length > 1:
+            options.setdefault(ours, length - 1)
     for name in sorted(set(options) - set(known)):
         print(
             f"warning: the checkpoint's generation option {name}={options[name]!r} is not "
             "supported and has no effect",
             file=sys.stderr,
         )
-    try:
-        # Not as a call's: a file may well say how to search without asking for it.
-        return GenerationOptions(**{k: v for k, v in options.items() if k in known})
-    except ValueError as error:
-        print(
-            f"warning: the checkpoint's generation options have no effect: {error}",
-            file=sys.stderr,
-        )
-        return GenerationOptions()
+    # Not as a call's: a file may well say how to search without asking for it.
+    found = GenerationOptions()
+    # Several sequences come last: whether there can be, the others say.
+    for name in sorted(known, key="num_return_sequences".__eq__):
+        if name not in options:
+            continue
+        value = options[name]
+        if name == "min_new_tokens" and isinstance(value, int):
+            # To transformers more than the longest means no end before that.
+            value = min(value, found.max_new_tokens)
+        try:
+            found = dataclasses.replace(found, **{name: value})
+        except ValueError as error:
+            print(
+                f"warning: a generation option of the checkpoint has no effect: {error}",
+                file=sys.stderr,
+            )
+    return found
 
 
 def keep_compiled_programs() -> None:

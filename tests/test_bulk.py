@@ -51,6 +51,8 @@ def test_every_output_begins_with_what_is_given(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [" ".join(t.splitlines()) for t in expected]
     with pytest.raises(ValueError, match="forced_bos_token_id=5 and decoder_prefix"):
         generate_each(t5, iter(()), forced_bos_token_id=5, **options)
+    with pytest.raises(ValueError, match=r"decoder_prefix=\['a'\] must be one text for all"):
+        generate_each(t5, iter(()), decoder_prefix=["a"])
 
 
 def likes(token, ids, logits):
@@ -71,14 +73,18 @@ def test_batches_keep_to_their_budget_of_tokens(monkeypatch):
 
     def watched(self, ids, **options):
         longest = int((ids != 0).sum(axis=1).max())
-        rows.append((len(ids), len(ids) * (bucket(longest, LENGTH_BUCKETS) + 32)))
+        rows.append((len(ids), bucket(longest, LENGTH_BUCKETS)))
         return plain(self, ids, **options)
 
     monkeypatch.setattr(Text2Text, "generate_ids", watched)
-    list(generate_each(t5, lines, batch_size=16, batch_tokens=1000, max_new_tokens=3))
-    # 128, 64 or 32 tokens in and 32 out: 1,000 tokens have room for 6, 10 and 15 rows.
-    assert {n for n, _ in rows} == {4, 8}
-    assert max(tokens for _, tokens in rows) <= 1000
+    options = {"batch_size": 16, "batch_tokens": 1000, "max_new_tokens": 3}
+    # 128, 64 or 32 tokens in: with 32 out, 1,000 tokens have room for 6, 10 and 15 rows; with 128
+    # for 3, 5 and 6.
+    for prefix, out, sizes in ((None, 32, {4, 8}), ("a" * 70, 128, {2, 4})):
+        list(generate_each(t5, lines, decoder_prefix=prefix, **options))
+        assert {n for n, _ in rows} == sizes
+        assert max(n * (length + out) for n, length in rows) <= 1000
+        rows.clear()
 
 
 @pytest.mark.slow
@@ -165,7 +171,7 @@ def test_a_stopped_command_goes_on_after_its_last_line(tmp_path, monkeypatch, ca
     (tmp_path / "in.txt").write_text("\n".join([*lines, "another"]) + "\n")
     with pytest.raises(SystemExit):
         main(words)
-    assert "unfinished work of another call: input's bytes was" in capsys.readouterr().err
+    assert "unfinished work of another call: input_bytes was" in capsys.readouterr().err
     (tmp_path / "in.txt").write_text("\n".join(lines) + "\n")
     main(words)
     assert sum(calls) == 90 - len(written)

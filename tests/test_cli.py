@@ -204,7 +204,9 @@ def test_mistakes_name_the_value_and_the_remedy(saved, tmp_path, capsys):
         assert remedy in error_of(capsys, *words), words
 
 
-def test_a_mistake_touches_neither_the_input_nor_a_finished_output(saved, tmp_path, capsys):
+def test_a_mistake_touches_neither_the_input_nor_a_finished_output(
+    saved, tmp_path, monkeypatch, capsys
+):
     source, target = tmp_path / "in.txt", tmp_path / "out.txt"
     source.write_text("a\nb\n")
     target.write_text("finished\n")
@@ -222,6 +224,11 @@ def test_a_mistake_touches_neither_the_input_nor_a_finished_output(saved, tmp_pa
     }
     for words, remedy in cases.items():
         assert remedy in error_of(capsys, "generate", saved, *words), words
+    with open(source) as stdin, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", stdin)
+        assert "is the input" in error_of(
+            capsys, "generate", saved, "--input", "-", "--output", source
+        )
     assert source.read_text() == "a\nb\n" and target.read_text() == "finished\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.txt", "out.txt"]
 

@@ -361,10 +361,22 @@ def test_lengths_of_a_generation_config_count_the_start_id_and_nonsense_does_not
     (folder / "generation_config.json").write_text('{"max_length": 9, "max_new_tokens": 5}')
     assert t5jax.load(folder).generation.max_new_tokens == 5
     assert capsys.readouterr().err == ""
-    (folder / "generation_config.json").write_text('{"min_new_tokens": 200}')
-    assert t5jax.load(folder).generation == GenerationOptions()
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "no effect: min_new_tokens=200 must be" in err
+    content = {
+        "num_return_sequences": 2,
+        "num_beams": 3,
+        "temperature": 0.0,
+        "min_length": 200,
+        "max_length": 9,
+        "suppress_tokens": 1.5,
+    }
+    (folder / "generation_config.json").write_text(json.dumps(content))
+    expected = GenerationOptions(
+        num_return_sequences=2, num_beams=3, max_new_tokens=8, min_new_tokens=8
+    )
+    assert t5jax.load(folder).generation == expected
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 2 and all("of the checkpoint has no effect" in line for line in err)
+    assert "temperature=0.0 must be positive" in err[0] and "suppress_tokens=1.5" in err[1]
 
 
 def test_the_vocabulary_comes_with_the_model_and_goes_with_it(tmp_path):

@@ -345,10 +345,10 @@ REFUSED = [
     ({"eos_token_id": "x"}, "eos_token_id='x' must be ids"),
     ({"answers": []}, "answers="),
     ({"answers": [[5, 1, 6]]}, "answers: .* goes on after id 1"),
-    ({"answers": ["tomorrow"], "max_new_tokens": 8}, "max_new_tokens=8 would cut .* 9 ids"),
+    ({"answers": ["tomorrow"], "max_new_tokens": 7}, "max_new_tokens=7 would cut .* 8 ids"),
     (
         {"answers": ["a", "abc."], "stop_strings": [".", "b"]},
-        "stop_strings: 'b' would cut the answer 'abc.' short",
+        r"stop_strings=\['.', 'b'\] would cut the answer 'abc.' short",
     ),
     ({"max_new_tokens": "8"}, "max_new_tokens='8' must be a whole number"),
     ({"max_new_tokens": 8.5}, "max_new_tokens=8.5 must be a whole number"),
@@ -357,6 +357,11 @@ REFUSED = [
     ({"num_beams": 2, "early_stopping": 1}, "early_stopping=1 must be True, False or 'never'"),
     ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty=nan must be a number"),
     ({"temperature": "hot", "do_sample": True}, "temperature='hot' must be a number"),
+    ({"max_new_tokens": jnp.float32(8)}, "max_new_tokens=.* must be a whole number"),
+    ({"temperature": np.array([0.5, 0.6]), "do_sample": True}, "temperature=.* must be a number"),
+    ({"suppress_tokens": 1.5}, "suppress_tokens=1.5 must be ids"),
+    ({"answers": [1.5]}, "answers=1.5 must be ids"),
+    ({"stop_strings": [5]}, "stop_strings=.* must be texts"),
     ({"max_length": 20}, "'max_length'; give max_new_tokens, .* one less"),
     ({"stop_strings": [""]}, "stop_strings"),
     ({"decoder_prefix": ["a"]}, "decoder_prefix has 1 rows for 2 inputs"),
@@ -387,22 +392,41 @@ def test_what_is_refused_is_refused_before_there_is_any_input():
                 generate_each(t5, iter(()), **options)
 
 
-def test_none_is_the_default_and_numbers_may_be_of_numpy():
+def test_none_turns_an_option_off_and_numbers_may_be_of_numpy():
     given = {
         "top_k": None,
-        "eos_token_id": None,
+        "suppress_tokens": None,
+        "eos_token_id": np.array([1, 2]),
+        "bad_words_ids": jnp.array([[3, 4]]),
         "do_sample": np.True_,
         "temperature": np.float32(0.5),
         "max_new_tokens": np.int64(9),
         "num_beams": 2,
         "early_stopping": np.True_,
     }
-    options = GenerationOptions(top_k=3).replace(given)
+    options = GenerationOptions(top_k=3, suppress_tokens=[7]).replace(given)
     assert options == GenerationOptions(
-        do_sample=True, temperature=0.5, max_new_tokens=9, num_beams=2, early_stopping=True
+        top_k=0,
+        eos_token_id=[1, 2],
+        bad_words_ids=[[3, 4]],
+        do_sample=True,
+        temperature=0.5,
+        max_new_tokens=9,
+        num_beams=2,
+        early_stopping=True,
     )
     assert options.early_stopping is True and type(options.max_new_tokens) is int
-    assert GenerationOptions(**dict.fromkeys(GenerationOptions.names())) == GenerationOptions()
+    nothing = dict.fromkeys(GenerationOptions.names())
+    assert shared_text2text().check_options(nothing) == GenerationOptions(top_k=0)
+
+
+def test_what_a_call_asks_for_goes_before_what_a_checkpoint_says():
+    options = GenerationOptions(min_new_tokens=6, forced_bos_token_id=5)
+    assert options.replace({"max_new_tokens": 3}).min_new_tokens == 3
+    with pytest.raises(ValueError, match="min_new_tokens=7 must be between 0"):
+        options.replace({"max_new_tokens": 3, "min_new_tokens": 7})
+    t5 = tiny_text2text(generation=options)
+    assert t5.generate("x", decoder_prefix="it", max_new_tokens=3).startswith("it")
 
 
 def test_rows_of_several_lengths_are_refused():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import operator
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from t5jax.decoding.samplers import Greedy, Sample
@@ -30,7 +31,8 @@ _ELSEWHERE = {
 class GenerationOptions:
     """How to decode. Greedy unless `do_sample` or `num_beams` say otherwise.
 
-    Lists are kept as tuples; None stands for an option's default.
+    Lists are kept as tuples. None turns an option off, where it is one that can be, and is the
+    default of the others.
 
     Raises:
       ValueError: a value is of another type or out of range, or two options contradict each other.
@@ -77,7 +79,7 @@ class GenerationOptions:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) is None:
-                self._set(field.name, field.default)
+                self._set(field.name, 0 if field.name == "top_k" else field.default)
         for name in ("suppress_tokens", "forced_eos_token_id", "eos_token_id"):
             self._set(name, self._ids(name, getattr(self, name)))
         words = self._several("bad_words_ids")
@@ -120,27 +122,27 @@ class GenerationOptions:
             )
 
     def _check_types(self) -> None:
-        """Makes numbers and switches of what other libraries call so."""
+        """Turns other libraries' scalars into Python's."""
         for name, kind in _TYPES.items():
             value = getattr(self, name)
             if value is None:
                 continue
             switch = str(getattr(value, "dtype", type(value).__name__)) == "bool"
-            if kind is bool:
-                if not switch:
-                    raise ValueError(f"{name}={value!r} must be True or False")
-                self._set(name, bool(value))
-            elif kind is EarlyStopping:
-                if switch:
+            try:
+                if switch != (kind is bool) and kind is not EarlyStopping:
+                    raise TypeError
+                if kind in (int, int | None):
+                    self._set(name, operator.index(value))
+                elif switch:
                     self._set(name, bool(value))
-            elif kind in (int, int | None):
-                if switch or not hasattr(value, "__index__"):
-                    raise ValueError(f"{name}={value!r} must be a whole number")
-                self._set(name, value.__index__())
-            else:
-                if switch or not hasattr(value, "__float__") or not math.isfinite(value):
-                    raise ValueError(f"{name}={value!r} must be a number")
-                self._set(name, float(value))
+                elif kind is not EarlyStopping:
+                    self._set(name, float(value))
+                    if isinstance(value, str) or not math.isfinite(value):
+                        raise TypeError
+            except (TypeError, ValueError):
+                whole = "a whole number" if kind in (int, int | None) else "a number"
+                wanted = "True or False" if kind is bool else whole
+                raise ValueError(f"{name}={value!r} must be {wanted}") from None
 
     def _check_ranges(self) -> None:
         def need(fine: bool, name: str, wanted: str) -> None:
@@ -173,7 +175,8 @@ class GenerationOptions:
         for name in ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"):
             need(getattr(self, name) >= 0, name, "0 (off) or more")
         need(all(self.bad_words_ids), "bad_words_ids", "sequences of at least one id")
-        need(all(self.stop_strings), "stop_strings", "texts of at least one character")
+        texts = all(isinstance(text, str) and text for text in self.stop_strings)
+        need(texts, "stop_strings", "texts of at least one character")
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -182,16 +185,19 @@ class GenerationOptions:
         value = getattr(self, name)
         if isinstance(value, str):
             return (value,)
-        if value is None or isinstance(value, int):
+        if not isinstance(value, Iterable):
             raise ValueError(f"{name}={value!r} must be a list")
         return tuple(value)
 
     @staticmethod
     def _ids(name: str, value: Any) -> Ids:
-        values = (value,) if hasattr(value, "__index__") else value
-        if values is None or isinstance(values, str):
-            raise ValueError(f"{name}={value!r} must be ids: whole numbers from 0")
-        ids = tuple(i.__index__() if hasattr(i, "__index__") else -1 for i in values)
+        try:
+            ids: Ids = (operator.index(value),)
+        except TypeError:
+            try:
+                ids = tuple(map(operator.index, value)) if not isinstance(value, str) else (-1,)
+            except TypeError:
+                ids = (-1,)
         if any(i < 0 for i in ids):
             raise ValueError(f"{name}={value!r} must be ids: whole numbers from 0")
         return ids
@@ -215,6 +221,10 @@ class GenerationOptions:
                 hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(self.names())}"
                 hint = _ELSEWHERE.get(name, hint)
                 raise ValueError(f"unknown generation option {name!r}; {hint}")
+        if "max_new_tokens" in options and "min_new_tokens" not in options:
+            # What is asked for goes before what a checkpoint says.
+            longest = dataclasses.replace(self, min_new_tokens=0, **options).max_new_tokens
+            options = {"min_new_tokens": min(self.min_new_tokens, longest), **options}
         new = dataclasses.replace(self, **options)
         switches = (
             (_SAMPLING, new.do_sample, "do_sample", "do_sample=True"),
@@ -226,7 +236,7 @@ class GenerationOptions:
                 given = name in options and switch not in options
                 if given and not on and getattr(new, name) != default:
                     raise ValueError(f"{name}={options[name]!r} needs {remedy}")
-        if "answers" in options and not new.answers:
+        if options.get("answers") is not None and not new.answers:
             raise ValueError("answers=[] allows no output at all; give at least one answer")
         return new
 

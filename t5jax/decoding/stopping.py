@@ -31,6 +31,16 @@ class StopStrings:
         """From stop strings and the text of each id, in UTF-8."""
         return cls(_table(tuple(strings), tuple(texts)))
 
+    def cuts(self, ids: Sequence[int]) -> bool:
+        """Whether an output of these ids would end before the last of them."""
+        states, vocab = self.table.shape
+        state = 0
+        for token in ids[:-1]:
+            state = int(self.table[state, token]) if token < vocab else state
+            if state >= states:
+                return True
+        return False
+
     def start(self, rows: int) -> jax.Array:
         """int32[R]: no text yet."""
         return jnp.zeros(rows, jnp.int32)
