@@ -61,7 +61,7 @@ def test_an_assistant_that_is_the_model_is_always_right():
 
 
 @pytest.mark.parametrize("inference", [True, False], ids=["for inference", "stacked"])
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_several_steps_at_once_equal_teacher_forcing(inference, rows):
     from t5jax.model.cache import KVCache
     from t5jax.model.parameters import for_inference

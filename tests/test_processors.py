@@ -289,15 +289,16 @@ def test_answers_equal_transformers(beams):
         assert_same(ours(t5, RAGGED, num_beams=beams, answers=answers), expected)
 
 
+@pytest.mark.parametrize("models", [5, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("beams", [1, 4])
-def test_a_forced_prefix_equals_transformers(beams):
-    from tests.generation import MODELS, RAGGED, assert_same, ours, pair, theirs, torch
+def test_a_forced_prefix_equals_transformers(beams, models):
+    from tests.generation import RAGGED, assert_same, ours, pair, theirs, torch
 
     prefix = random_ids(5, 4, 3)
     # EOS inside of what is given ends nothing.
     prefix[1, 1] = 1
     shifted = torch.tensor(np.pad(prefix, ((0, 0), (1, 0))).astype(np.int64))
-    for seed in range(MODELS):
+    for seed in range(models):
         model, t5 = pair(seed)
         options = {"num_beams": beams, "no_repeat_ngram_size": 2, "min_new_tokens": 12}
         expected = theirs(model, RAGGED, decoder_input_ids=shifted, eos_token_id=[2], **options)

@@ -71,7 +71,7 @@ def test_a_stream_makes_room_as_it_goes(monkeypatch):
         rooms.clear()
 
 
-@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("beams", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_outputs_past_the_first_room_equal_transformers(beams):
     from tests.generation import EVEN, compare
 
