@@ -15,6 +15,7 @@ import argparse
 import importlib.util
 import statistics
 import tempfile
+import time
 
 import jax
 import numpy as np
@@ -154,24 +155,29 @@ def time_case(
 
 
 def growth(t5: t5jax.Text2Text, arguments: argparse.Namespace) -> dict:
-    """How the time of a token grows with those before it, one row.
+    """How the time of a token grows with those before it: one row, streamed.
 
     The first are as many as there is room for in the program that a long output begins with.
     """
-    part, begin = 64, ROOMS[0]
+    count, part = ROOMS[0], 64
     ids = np.random.default_rng(0).integers(3, t5.config.vocab_size, (1, arguments.inputs))
     encoded = t5.encode_ids(ids)
+    length = {"max_new_tokens": arguments.outputs, "min_new_tokens": arguments.outputs}
+    request = t5._request(length)
 
-    def decode(outputs: int) -> None:
-        options = {"max_new_tokens": outputs, "min_new_tokens": outputs}
-        t5.generate_ids(encoded, return_scores=False, **options)
+    def seconds_a_token() -> list[float]:
+        seconds: list[float] = []
+        began = time.perf_counter()
+        for some in t5._decoder.stream(encoded, request):
+            ended = time.perf_counter()
+            seconds += [(ended - began) / len(some)] * len(some)
+            began = ended
+        return seconds
 
-    counts = {"first": begin, "without": arguments.outputs - part, "all": arguments.outputs}
-    seconds = measure({k: lambda n=n: decode(n) for k, n in counts.items()}, arguments.rounds)
-    first = [s / begin for s in seconds["first"]]
-    last = [
-        (s - without) / part for s, without in zip(seconds["all"], seconds["without"], strict=True)
-    ]
+    seconds_a_token()  # compiles
+    rounds = [seconds_a_token() for _ in range(arguments.rounds)]
+    first = [statistics.median(seconds[:count]) for seconds in rounds]
+    last = [statistics.median(seconds[-part:]) for seconds in rounds]
     ratios = [b / a for a, b in zip(first, last, strict=True)]
     result = {
         "tokens": arguments.outputs,
@@ -181,7 +187,7 @@ def growth(t5: t5jax.Text2Text, arguments: argparse.Namespace) -> dict:
     }
     print(
         f"{arguments.variant} {arguments.dtype}, {arguments.outputs} tokens: one of the first "
-        f"{begin} {result['first_seconds'] * 1e3:.2f} ms, of the last {part} "
+        f"{count} {result['first_seconds'] * 1e3:.2f} ms, of the last {part} "
         f"{result['last_seconds'] * 1e3:.2f} ms: {result['ratio']:.2f} x "
         f"({min(ratios):.2f} to {max(ratios):.2f})"
     )
