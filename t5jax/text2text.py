@@ -553,9 +553,10 @@ def _generation(options: Mapping[str, Any], config: T5Config) -> GenerationOptio
         del options["eos_token_id"]  # what the architecture says already
     for theirs, ours in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
         # transformers' lengths count the start id; its new tokens go before them.
-        length = options.pop(theirs, None)
-        if isinstance(length, int) and length > 1:
-            options.setdefault(ours, length - 1)
+        if isinstance(options.get(theirs), int):
+            length = options.pop(theirs)
+            if length > 1:
+                options.setdefault(ours, length - 1)
     for name in sorted(set(options) - set(known)):
         print(
             f"warning: the checkpoint's generation option {name}={options[name]!r} is not "

@@ -98,6 +98,15 @@ def test_generate_reads_stdin(saved, expected, monkeypatch, capsys):
     assert capsys.readouterr().out.split("\n") == [*expected, ""]
 
 
+def test_generate_writes_to_a_device_without_a_note_beside_it(saved, expected):
+    ours, theirs = os.openpty()
+    main(["generate", saved, *LINES, "--max_new_tokens", "6", "--output", os.ttyname(theirs)])
+    seen = os.read(ours, 4096).decode().split("\r\n")
+    os.close(ours)
+    os.close(theirs)
+    assert seen == [*expected, ""]
+
+
 def test_generate_of_an_empty_file_writes_an_empty_one(saved, tmp_path):
     source, target = tmp_path / "in.txt", tmp_path / "out.txt"
     source.write_text("")

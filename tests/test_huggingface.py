@@ -361,6 +361,9 @@ def test_lengths_of_a_generation_config_count_the_start_id_and_nonsense_does_not
     (folder / "generation_config.json").write_text('{"max_length": 9, "max_new_tokens": 5}')
     assert t5jax.load(folder).generation.max_new_tokens == 5
     assert capsys.readouterr().err == ""
+    (folder / "generation_config.json").write_text('{"max_length": "long"}')
+    assert t5jax.load(folder).generation == GenerationOptions()
+    assert "max_length='long' is not supported" in capsys.readouterr().err
     content = {
         "num_return_sequences": 2,
         "num_beams": 3,
