@@ -7,7 +7,7 @@ import difflib
 import math
 import operator
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from t5jax.decoding.samplers import Greedy, Sample
@@ -123,25 +123,15 @@ class GenerationOptions:
 
     def _check_types(self) -> None:
         """Turns other libraries' scalars into Python's."""
-        for name, kind in _TYPES.items():
+        if _is_switch(self.early_stopping):
+            self._set("early_stopping", bool(self.early_stopping))
+        for name, (convert, wanted) in _SCALARS.items():
             value = getattr(self, name)
             if value is None:
                 continue
-            switch = str(getattr(value, "dtype", type(value).__name__)) == "bool"
             try:
-                if switch != (kind is bool) and kind is not EarlyStopping:
-                    raise TypeError
-                if kind in (int, int | None):
-                    self._set(name, operator.index(value))
-                elif switch:
-                    self._set(name, bool(value))
-                elif kind is not EarlyStopping:
-                    self._set(name, float(value))
-                    if isinstance(value, str) or not math.isfinite(value):
-                        raise TypeError
+                self._set(name, convert(value))
             except (TypeError, ValueError):
-                whole = "a whole number" if kind in (int, int | None) else "a number"
-                wanted = "True or False" if kind is bool else whole
                 raise ValueError(f"{name}={value!r} must be {wanted}") from None
 
     def _check_ranges(self) -> None:
@@ -257,9 +247,38 @@ class GenerationOptions:
         )
 
 
-# The type of each option that is one value.
-_TYPES = {
-    name: kind
+def _is_switch(value: Any) -> bool:
+    return str(getattr(value, "dtype", type(value).__name__)) == "bool"
+
+
+def _switch(value: Any) -> bool:
+    if not _is_switch(value):
+        raise TypeError
+    return bool(value)
+
+
+def _whole(value: Any) -> int:
+    if _is_switch(value):
+        raise TypeError
+    return operator.index(value)
+
+
+def _number(value: Any) -> float:
+    if _is_switch(value) or isinstance(value, str) or not math.isfinite(value):
+        raise TypeError
+    return float(value)
+
+
+# Of each option that is one value: how to make it Python's, and what it must be.
+_KINDS: dict[Any, tuple[Callable[[Any], Any], str]] = {
+    bool: (_switch, "True or False"),
+    int: (_whole, "a whole number"),
+    int | None: (_whole, "a whole number"),
+    float: (_number, "a number"),
+    float | None: (_number, "a number"),
+}
+_SCALARS = {
+    name: _KINDS[kind]
     for name, kind in typing.get_type_hints(GenerationOptions).items()
-    if kind in (bool, int, float, int | None, float | None, EarlyStopping)
+    if kind in _KINDS
 }
