@@ -36,6 +36,8 @@ def read_lines(file: str | Path) -> Iterator[str]:
 def lines_of(stream: BinaryIO, source: str) -> Iterator[str]:
     """The lines of an open stream of bytes, as `read_lines`; `source` names it in errors."""
     for number, line in enumerate(stream, 1):
+        if number == 1 and line == _MARK:  # a file of nothing else has no lines
+            return
         yield _decode(line.removesuffix(b"\n").removesuffix(b"\r"), number, source)
 
 
