@@ -2,6 +2,7 @@
 
 import json
 
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ class Layer(Schema):
 
 class Model(Schema):
     name: str
-    layers: list[Layer] = []
+    layers: list[Layer] = pydantic.Field(default_factory=list)
 
 
 WRONG = {
