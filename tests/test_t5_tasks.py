@@ -478,6 +478,16 @@ def test_targets_become_all_answers_with_their_group():
         ("Bob", "Bob's hat", 0),
         ("the", "bunny", -1),
         ("", "bunny", -1),
+        # A noun of no words is not part of everything (T5's wsc_simple gives these too).
+        ("bunny", "", 0),
+        ("bunny", "the", 0),
+        ("fuzzy bunny", "his  ", 0),
+        ("the", "", -1),
+        ("", "", -1),
+        ("bunny", "an  the", 0),
+        ("an  the  a", "bunny", 0),
+        ("Été", "été", 1),
+        ("the\u00a0bunny", "bunny", 0),
     ],
 )
 def test_a_noun_is_found_by_its_words(prediction, noun, found):

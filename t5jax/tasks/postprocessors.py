@@ -75,19 +75,22 @@ def referent(output: str, example: Example, is_target: bool = False, **unused: o
 
     A target becomes the row's label. Determiners and capitals do not count; one of the two may have
     words more than the other ("bunny", "fuzzy bunny"), but both or neither have an apostrophe, for
-    "Bob" is not "Bob's hat".
+    "Bob" is not "Bob's hat". A noun of determiners alone is found by no word.
     """
     if is_target:
         return int(example["label"])
-    predicted = _words(output)
+    predicted = _without_determiners(output)
     if not predicted:
         return -1
-    noun = _words(bytes(example["targets_pretokenized"]).decode("utf-8"))
-    if any("'" in word for word in predicted) != any("'" in word for word in noun):
+    noun = _without_determiners(bytes(example["targets_pretokenized"]).decode("utf-8"))
+    if ("'" in predicted) != ("'" in noun):
         return 0
-    return int(predicted <= noun or noun <= predicted)
+    # Split at each blank, as in T5: what is empty is one empty word, not no word, and so it is part
+    # of a prediction only where two blanks meet.
+    words, nouns = set(predicted.split(" ")), set(noun.split(" "))
+    return int(words <= nouns or nouns <= words)
 
 
-def _words(text: str) -> set[str]:
+def _without_determiners(text: str) -> str:
     words = text.strip().lower().split(" ")
-    return {word for word in words if word not in _DETERMINERS} - {""}
+    return " ".join(word for word in words if word not in _DETERMINERS)
