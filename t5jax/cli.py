@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import t5jax
+from t5jax import user_code
 from t5jax.decoding.options import EarlyStopping, GenerationOptions, Ids
 
 # What a user can mend: one line, no traceback. Set T5JAX_TRACEBACK=1 to see where it came from.
@@ -669,15 +670,16 @@ def _tasks(arguments: argparse.Namespace) -> None:
     }
     if not lengths and registry.needs_lengths(provider):
         lengths = dataclasses.asdict(LengthsConfig())
-    dataset = provider.get_dataset(
-        lengths or None, arguments.split, shuffle=False, seed=0, num_epochs=1
-    )
-    for example in dataset.take(arguments.n).as_numpy_iterator():
-        for name in ("inputs", "targets"):
-            ids = example[name].tolist()
-            text = example.get(f"{name}_pretokenized", b"").decode() or vocabulary.decode(ids)
-            print(f"{name:8} {text}\n{'':8} {' '.join(map(str, ids))}")
-        print()
+    with user_code.running(f"task {arguments.name}"):
+        dataset = provider.get_dataset(
+            lengths or None, arguments.split, shuffle=False, seed=0, num_epochs=1
+        )
+        for example in dataset.take(arguments.n).as_numpy_iterator():
+            for name in ("inputs", "targets"):
+                ids = example[name].tolist()
+                text = example.get(f"{name}_pretokenized", b"").decode() or vocabulary.decode(ids)
+                print(f"{name:8} {text}\n{'':8} {' '.join(map(str, ids))}")
+            print()
 
 
 # vocabulary
@@ -714,14 +716,15 @@ def _vocabulary(arguments: argparse.Namespace) -> None:
     tasks = seqio.get_subtasks(registry.get(arguments.name))
     texts = []
     for task in tasks:
-        dataset = task.get_dataset(
-            None, "train", shuffle=False, num_epochs=1, try_in_mem_cache=False
-        )
-        dataset = dataset.take(arguments.examples // len(tasks)).map(
-            lambda example: (example["inputs_pretokenized"], example["targets_pretokenized"])
-        )
-        for batch in dataset.batch(1000).as_numpy_iterator():
-            texts += [text.decode() for pair in zip(*batch, strict=True) for text in pair]
+        with user_code.running(f"task {task.name}"):
+            dataset = task.get_dataset(
+                None, "train", shuffle=False, num_epochs=1, try_in_mem_cache=False
+            )
+            dataset = dataset.take(arguments.examples // len(tasks)).map(
+                lambda example: (example["inputs_pretokenized"], example["targets_pretokenized"])
+            )
+            for batch in dataset.batch(1000).as_numpy_iterator():
+                texts += [text.decode() for pair in zip(*batch, strict=True) for text in pair]
     vocabulary = train_sentencepiece(
         texts,
         arguments.output,

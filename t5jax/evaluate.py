@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import seqio
 
+from t5jax import user_code
 from t5jax.config import LengthsConfig
 from t5jax.tasks.metrics import Metric, as_metric, bits_per_byte, perplexity
 from t5jax.tasks.metrics.resampling import check_bootstrap, confidence_intervals
@@ -101,16 +102,19 @@ class Evaluation:
                     )
                 if not task.metric_objs:
                     raise ValueError(f"task {task.name} has no metrics to evaluate it by")
-                self.evaluators.append(
-                    evaluator(
-                        task,
-                        seqio.EncDecFeatureConverter(pack=False),
-                        eval_split=split,
-                        sequence_length=None if lengths is None else dataclasses.asdict(lengths),
-                        num_examples=examples,
-                        async_compute_metrics=False,
+                with user_code.running(f"task {task.name}"):
+                    self.evaluators.append(
+                        evaluator(
+                            task,
+                            seqio.EncDecFeatureConverter(pack=False),
+                            eval_split=split,
+                            sequence_length=None
+                            if lengths is None
+                            else dataclasses.asdict(lengths),
+                            num_examples=examples,
+                            async_compute_metrics=False,
+                        )
                     )
-                )
         evaluated = [each.eval_tasks[0].name for each in self.evaluators]
         if rank and not any(map(answers_of, evaluated)):
             raise ValueError(

@@ -14,8 +14,8 @@ from t5jax.evaluate import Evaluation, write_results
 from t5jax.tasks import ranking
 from t5jax.tasks.metrics import accuracy, bleu, exact_match, pearson_corrcoef
 from t5jax.tasks.ranking import answers_of, set_answers
+from tests.mistakes import error_of
 from tests.models import random_ids, tiny_text2text
-from tests.test_cli import error_of
 
 LABELS = ("negative", "positive", "so-so")
 INPUTS = [f"review: {word} film" for word in "dull great odd fine long flat neat weak".split()]

@@ -16,6 +16,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from t5jax import user_code
 from t5jax.batch import Batch
 from t5jax.config import LengthsConfig
 from t5jax.data.packing import Example, Examples, pack, to_batch
@@ -303,9 +304,10 @@ class ReadSource:
                 f"task {task.name} is a {type(task).__name__}, and its replace() makes a plain "
                 f"{type(piece).__name__}; override replace() so that its source can be cut"
             )
-        dataset = piece.get_dataset(
-            dataclasses.asdict(lengths), split, shuffle=False, seed=seed, num_epochs=None
-        )
+        with user_code.running(f"task {task.name}"):
+            dataset = piece.get_dataset(
+                dataclasses.asdict(lengths), split, shuffle=False, seed=seed, num_epochs=None
+            )
         # Before the shuffle, which would otherwise hold the features that nobody reads.
         read = ("inputs", "targets", _WHOLE)
         dataset = dataset.map(lambda example: {k: example[k] for k in read if k in example})
@@ -329,7 +331,8 @@ class ReadSource:
 
     def _read(self) -> list[Example]:
         for _ in range(_HOPELESS):
-            chunk = next(self._iterator, None)
+            with user_code.running(f"task {self._task}"):
+                chunk = next(self._iterator, None)
             if chunk is None:
                 raise ValueError(
                     f"task {self._task} has no example for some of data.streams={self._streams}; "
@@ -475,7 +478,8 @@ def open_streams(
     found = {}
     for index, task in enumerate(tasks):
         key = (seed, 1 + index)
-        held = hold(task, split, lengths, buffer)
+        with user_code.running(f"task {task.name}"):
+            held = hold(task, split, lengths, buffer)
         if held is not None:
             makers.append(functools.partial(HeldSource, held, streams=streams, key=key))
             found[task.name] = held.fingerprint

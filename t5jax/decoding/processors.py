@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5jax import user_code
+
 
 @flax.struct.dataclass
 class Context:
@@ -268,7 +270,8 @@ class UserFunction(Processor):
     function: Callable[[jax.Array, jax.Array], jax.Array] = flax.struct.field(pytree_node=False)
 
     def __call__(self, logits: jax.Array, context: Context, state: Any) -> jax.Array:
-        out = jnp.asarray(self.function(context.ids, logits))
+        with user_code.running("logits_processor"):
+            out = jnp.asarray(self.function(context.ids, logits))
         if out.shape != logits.shape:
             raise ValueError(
                 f"logits_processor gives {out.dtype}{list(out.shape)} for logits of "

@@ -46,3 +46,8 @@ def set_answers(task: str, answers: Sequence[str] | AnswersOf) -> None:
 def answers_of(task: str) -> tuple[str, ...] | AnswersOf | None:
     """What was declared for the task; None: nothing."""
     return _ANSWERS.get(task)
+
+
+def declared() -> Mapping[str, tuple[str, ...] | AnswersOf]:
+    """What was declared for all tasks, by name."""
+    return _ANSWERS

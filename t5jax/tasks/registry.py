@@ -24,6 +24,8 @@ from typing import Any, TypeAlias
 
 import seqio
 
+from t5jax import user_code
+from t5jax.tasks import ranking
 from t5jax.tasks.wrapped import WrappedVocabulary
 from t5jax.vocabulary import (
     ByteVocabulary,
@@ -67,8 +69,14 @@ def get(name: str) -> Provider:
 
 def _unknown(name: str) -> str:
     names = task_names()
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:10]
-    return f"no task or mixture is called {name!r}; did you mean {', '.join(near)}?"
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    hint = (
+        f"did you mean {', '.join(near)}?"
+        if near
+        else f"nor anything near it, of the {len(names)} that `t5jax tasks` lists; your own need "
+        "--modules FILE.py (data.modules in a config)"
+    )
+    return f"no task or mixture is called {name!r}; {hint}"
 
 
 def listing(pattern: str) -> dict[str, dict[str, str]]:
@@ -238,8 +246,10 @@ def _model_file(model: bytes) -> Path:
 def load_modules(names: Sequence[str]) -> Mapping[str, ModuleType]:
     """Imports users' task modules, by dotted name or as the path of a .py file, each once.
 
-    Returns the modules by the given names. Raises ValueError, naming the module and the cause,
-    for the first that cannot be imported, and for a mixture with the name of a task.
+    One that registers nothing is told on stderr.
+
+    Returns the modules by the given names. Raises ValueError, naming the module, the cause and
+    the line, for the first that cannot be imported, and for a mixture with the name of a task.
     """
     modules = {name: _load_module(name) for name in names}
     if both := sorted(set(seqio.TaskRegistry.names()) & set(seqio.MixtureRegistry.names())):
@@ -248,18 +258,37 @@ def load_modules(names: Sequence[str]) -> Mapping[str, ModuleType]:
 
 
 def _load_module(name: str) -> ModuleType:
+    before, imported = _registered(), set(sys.modules)
     try:
-        return _load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+        module = _load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
     except Exception as error:  # a user's module may raise anything
-        cause = " ".join(str(error).split())
-        if taken := re.search(r"duplicate provider: (\S+)", cause):
-            cause += f": there is a {taken[1]!r} already; register it under another name"
-        if missing := re.search(r"name not registered: (\S+)", cause):
-            cause += f": {_unknown(missing[1])}"
-        raise ValueError(
-            f"cannot import the task module {name!r} (a dotted name, or a path that ends in .py): "
-            f"{type(error).__name__}: {cause}"
-        ) from error
+        raise ValueError(f"cannot import the task module {name!r}{_why(error)}") from error
+    if module.__name__ not in imported and _registered() == before:
+        print(
+            f"warning: the module {name!r} registers no task, no mixture and no answers; "
+            "seqio.TaskRegistry.add registers a task",
+            file=sys.stderr,
+        )
+    if module.__file__ is not None:
+        user_code.declare(module.__file__)
+    return module
+
+
+def _registered() -> tuple[object, ...]:
+    """All that a module can add to."""
+    return task_names(), dict(ranking.declared()), dict(_FILE_TASKS)
+
+
+def _why(error: Exception) -> str:
+    place = user_code.place_of(error)
+    cause = user_code.cause_of(error)
+    if taken := re.search(r"duplicate provider: (\S+)", cause):
+        cause += f": there is a {taken[1]!r} already; register it under another name"
+    if missing := re.search(r"name not registered: (\S+)", cause):
+        cause += f": {_unknown(missing[1])}"
+    # Without a line of its own the module was not found.
+    named = f": {place}" if place else " (a dotted name, or a path that ends in .py)"
+    return f"{named}: {cause}"
 
 
 def _load_file(path: Path) -> ModuleType:
