@@ -580,9 +580,9 @@ def _convert(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from t5jax.config_files import parse_yaml
     from t5jax.formats.detect import open_checkpoint, write_checkpoint
     from t5jax.model.quantized import Scheme
+    from t5jax.yaml_files import parse_yaml
 
     if Path(arguments.target).exists():
         raise FileExistsError(f"{arguments.target} exists; choose another folder or delete it")

@@ -9,20 +9,27 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from t5jax.knobs import knob
+from t5jax.knobs import check_knobs, knob
 from t5jax.model.config import T5Config
 
 
+class Section:
+    """A section whose values are checked when it is made, in Python too."""
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
+
+
 @dataclasses.dataclass(frozen=True)
-class LengthsConfig:
+class LengthsConfig(Section):
     """Tokens a sequence may have, its EOS counted."""
 
-    inputs: int = knob(512, "encoder tokens a row; longer inputs are cut")
-    targets: int = knob(128, "decoder tokens a row; longer targets are cut")
+    inputs: int = knob(512, "encoder tokens a row; longer inputs are cut", least=1)
+    targets: int = knob(128, "decoder tokens a row; longer targets are cut", least=1)
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Section):
     """What is trained on, and how it is cut into batches."""
 
     mixture: str = knob(
@@ -33,54 +40,69 @@ class DataConfig:
     modules: tuple[str, ...] = knob((), "your own task modules (dotted names or .py files)")
     split: str = knob("train", "split to train on")
     lengths: LengthsConfig = knob(LengthsConfig(), "row lengths")
-    batch: int = knob(128, "rows in a global batch, over all devices and hosts")
+    batch: int = knob(128, "rows in a global batch, over all devices and hosts", least=1)
     pack: bool = knob(True, "put several examples into one row, kept apart by segment ids")
     streams: int = knob(
-        8, "pieces the data is cut into, fixed at the first start; hosts own whole pieces"
+        8,
+        "pieces the data is cut into, fixed at the first start; hosts own whole pieces",
+        least=1,
     )
-    seed: int = knob(0, "seed of the order of examples")
-    shuffle_buffer: int = knob(10_000, "examples shuffled together, over all streams")
-    prefetch: int = knob(4, "batches prepared ahead of the device")
+    seed: int = knob(0, "seed of the order of examples", least=0)
+    shuffle_buffer: int = knob(10_000, "examples shuffled together, over all streams", least=1)
+    prefetch: int = knob(4, "batches prepared ahead of the device", least=1)
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Section):
     """How gradients become updates."""
 
     name: Literal["adafactor", "adamw"] = knob("adafactor", "T5's Adafactor, or AdamW")
     schedule: Literal["inverse_sqrt", "constant", "linear", "cosine"] = knob(
         "inverse_sqrt", "course of the learning rate after its warm-up"
     )
-    learning_rate: float = knob(0.01, "highest rate, held or reached at the end of the warm-up")
-    warmup: int = knob(
-        10_000, "steps: at the highest rate for inverse_sqrt, rising from zero for the others"
+    learning_rate: float = knob(
+        0.01, "highest rate, held or reached at the end of the warm-up", least=0
     )
-    final_fraction: float = knob(0.0, "linear and cosine: last rate as a fraction of the first")
-    decay_rate: float = knob(0.8, "Adafactor: second moment decays as 1 - step^-rate")
+    warmup: int = knob(
+        10_000,
+        "steps: at the highest rate for inverse_sqrt, rising from zero for the others",
+        least=0,
+    )
+    final_fraction: float = knob(
+        0.0, "linear and cosine: last rate as a fraction of the first", least=0, most=1
+    )
+    decay_rate: float = knob(0.8, "Adafactor: second moment decays as 1 - step^-rate", above=0)
     step_offset: int = knob(
         0,
         "steps that `init` had been trained: the learning rate goes on from there; moments and "
         "Adafactor's decay start anew",
+        least=0,
     )
-    clip_threshold: float = knob(1.0, "Adafactor: largest RMS of one parameter's update")
-    min_factored: int = knob(128, "Adafactor: factored from this many rows and columns on")
+    clip_threshold: float = knob(1.0, "Adafactor: largest RMS of one parameter's update", above=0)
+    min_factored: int = knob(128, "Adafactor: factored from this many rows and columns on", least=1)
     scale_by_parameter: bool = knob(True, "Adafactor: steps are relative to the parameter's RMS")
-    b1: float = knob(0.9, "AdamW: decay of the first moment")
-    b2: float = knob(0.999, "AdamW: decay of the second moment")
-    epsilon: float = knob(1e-8, "AdamW: added to the denominator")
-    weight_decay: float = knob(0.0, "decay of weights a step, times the rate; not norms or biases")
-    clip_norm: float | None = knob(None, "largest global norm of the gradient; none by default")
+    b1: float = knob(0.9, "AdamW: decay of the first moment", least=0, below=1)
+    b2: float = knob(0.999, "AdamW: decay of the second moment", least=0, below=1)
+    epsilon: float = knob(1e-8, "AdamW: added to the denominator", above=0)
+    weight_decay: float = knob(
+        0.0, "decay of weights a step, times the rate; not norms or biases", least=0
+    )
+    clip_norm: float | None = knob(
+        None, "largest global norm of the gradient; none by default", above=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Section):
     """The loop: how long, how often, in which numbers."""
 
-    steps: int = knob(10_000, "optimizer steps in all")
-    log_every: int = knob(50, "steps between logged lines")
-    eval_every: int = knob(1000, "steps between evaluations; 0: only after the last step")
-    save_every: int = knob(1000, "steps between checkpoints; the last step is always saved")
-    keep: int = knob(3, "newest checkpoints kept")
+    steps: int = knob(10_000, "optimizer steps in all", least=1)
+    log_every: int = knob(50, "steps between logged lines", least=1)
+    eval_every: int = knob(1000, "steps between evaluations; 0: only after the last step", least=0)
+    save_every: int = knob(
+        1000, "steps between checkpoints; the last step is always saved", least=1
+    )
+    keep: int = knob(3, "newest checkpoints kept", least=1)
     keep_best: str | None = knob(
         None, "also keep the best one by this metric, as task/name (pronounce/wer) or loss"
     )
@@ -92,36 +114,44 @@ class TrainingConfig:
     scan_layers: bool = knob(
         True, "compile one layer and loop over it; without, every layer: faster, longer to compile"
     )
-    micro_batches: int = knob(1, "gradient accumulation: pieces a batch is computed in")
-    z_loss: float = knob(1e-4, "weight of log(Z)^2, which keeps the logits near normalised")
-    label_smoothing: float = knob(0.0, "probability spread over the other ids")
-    seed: int = knob(0, "seed of initial parameters and dropout")
+    micro_batches: int = knob(1, "gradient accumulation: pieces a batch is computed in", least=1)
+    z_loss: float = knob(
+        1e-4, "weight of log(Z)^2, which keeps the logits near normalised", least=0
+    )
+    label_smoothing: float = knob(0.0, "probability spread over the other ids", least=0, below=1)
+    seed: int = knob(0, "seed of initial parameters and dropout", least=0)
     tensorboard: bool = knob(True, "write TensorBoard event files")
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(Section):
     """Devices along each axis of the mesh; one of them may be -1: all that are left."""
 
-    data: int = knob(-1, "copies of the model, each with its part of the batch")
-    fsdp: int = knob(1, "parts of the batch whose devices also share the parameters")
-    tensor: int = knob(1, "parts of heads, MLP and vocabulary")
-    sequence: int = knob(1, "parts of a sequence's length")
+    data: int = knob(
+        -1, "copies of the model, each with its part of the batch", least=1, also=(-1,)
+    )
+    fsdp: int = knob(
+        1, "parts of the batch whose devices also share the parameters", least=1, also=(-1,)
+    )
+    tensor: int = knob(1, "parts of heads, MLP and vocabulary", least=1, also=(-1,))
+    sequence: int = knob(1, "parts of a sequence's length", least=1, also=(-1,))
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(Section):
     """What is evaluated during training and after it."""
 
     tasks: tuple[str, ...] = knob((), "tasks evaluated; none: no evaluation")
     split: str = knob("validation", "split evaluated")
-    batch: int = knob(256, "rows decoded at a time")
-    examples: int | None = knob(None, "first examples of each task to use; none: all")
-    max_new_tokens: int | None = knob(None, "longest prediction; none: the targets' length")
+    batch: int = knob(256, "rows decoded at a time", least=1)
+    examples: int | None = knob(None, "first examples of each task to use; none: all", least=1)
+    max_new_tokens: int | None = knob(
+        None, "longest prediction; none: the targets' length", least=1
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Section):
     """A training run: `t5jax train CONFIG.yaml`."""
 
     model: T5Config = knob(T5Config(), "`variant: NAME` and fields that differ from it")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import pydantic
-import yaml
+from typing import Any, cast
 
 from t5jax.config import RunConfig
+from t5jax.knobs import check_value, declared, nearest
 from t5jax.model.config import VARIANTS, T5Config
+from t5jax.schema import short
+from t5jax.text_files import read_text
 from t5jax.vocabulary import Vocabulary
+from t5jax.yaml_files import parse_yaml, write_yaml
 
 
 def read_config(file: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -23,47 +22,31 @@ def read_config(file: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     Raises:
       FileNotFoundError: no such file. ValueError: no YAML mapping, or a malformed override.
     """
-    file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such configuration file")
-    tree = parse_yaml(file.read_text(encoding="utf-8"), str(file))
+    tree = parse_yaml(read_text(file), str(file))
     if not isinstance(tree, dict):
-        raise ValueError(f"{file} must hold sections such as `data:`, not {type(tree).__name__}")
+        raise ValueError(f"{file} must hold sections such as `data:`, not {_kind(tree)}")
     for override in overrides:
         name, equals, text = override.removeprefix("--").partition("=")
-        if not override.startswith("--") or not equals:
-            raise ValueError(f"{override!r} is no override; write --section.key=value")
         *sections, key = name.split(".")
+        if not override.startswith("--") or not equals or not all((*sections, key)):
+            raise ValueError(f"{override!r} is no override; write --section.key=value")
         place = tree
         for section in sections:
-            place = place.setdefault(section, {})
+            if place.get(section) is None:
+                place[section] = {}
+            place = place[section]
             if not isinstance(place, dict):
                 raise ValueError(f"{override!r}: {section} is no section")
         place[key] = parse_yaml(text, override)
     return tree
 
 
-def parse_yaml(text: str, source: str) -> Any:
-    """YAML's value of `text`; ValueError names `source`."""
+def stored_config(file: Path) -> RunConfig:
+    """The configuration that a run's folder holds; ValueError names the file."""
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} is no YAML: {' '.join(str(error).split())}") from error
-    return _numbers(value)
-
-
-def _numbers(value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as text, for want of a dot; people mean a number."""
-    if isinstance(value, dict):
-        return {k: _numbers(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_numbers(v) for v in value]
-    if isinstance(value, str) and value[:1] in "0123456789+-." and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+        return build_config(read_config(file))
+    except ValueError as error:
+        raise ValueError(f"{file}: {str(error).removeprefix(str(file)).lstrip(': ')}") from None
 
 
 def build_config(
@@ -81,11 +64,13 @@ def build_config(
       ValueError: an unknown key (the nearest right one is named), a value of a wrong type, or a
         field of the model that differs from the checkpoint's.
     """
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"a configuration must hold sections such as `data`, not {_kind(tree)}")
     tree = dict(tree)
-    model = dict(tree.pop("model", None) or {})
+    model = dict(_section(tree.pop("model", None), "model"))
     variant = model.pop("variant", None)
-    if variant is not None and variant not in VARIANTS:
-        raise ValueError(f"model.variant: {variant!r} is unknown; {_nearest(variant, VARIANTS)}")
+    if variant is not None and not (isinstance(variant, str) and variant in VARIANTS):
+        raise ValueError(f"model.variant={short(variant)} is unknown; {nearest(variant, VARIANTS)}")
     base = VARIANTS[variant] if variant else initial or T5Config()
     if initial is not None:
         base = base.replace(vocab_size=initial.vocab_size)
@@ -101,40 +86,37 @@ def build_config(
     return config
 
 
-def _build(cls: type, tree: Any, where: str, base: Any = None) -> Any:
-    """`cls` from `base` (default: its defaults) with the values of `tree`."""
+def _section(tree: Any, where: str) -> Mapping[str, Any]:
+    if tree is None:  # a section of which every line is commented out
+        return {}
     if not isinstance(tree, Mapping):
-        raise ValueError(f"{where}: {tree!r} must be a section with keys")
-    types = typing.get_type_hints(cls)
+        raise ValueError(f"{where}={short(tree)} must be a section with keys")
+    return tree
+
+
+def _build(cls: type, tree: Mapping[str, Any], where: str, base: Any = None) -> Any:
+    """`cls` from `base` (default: its defaults) with the values of `tree`."""
+    known = declared(cls)
     base = cls() if base is None else base
     changes = {}
     for key, value in tree.items():
         name = f"{where}.{key}" if where else str(key)
-        if key not in types:
-            raise ValueError(f"unknown key {name}; {_nearest(str(key), types)}")
-        if dataclasses.is_dataclass(types[key]):
-            changes[key] = _build(types[key], value or {}, name, getattr(base, key))
+        if key not in known:
+            raise ValueError(f"unknown key {name[:60]}; {nearest(key, known)}")
+        kind, within = known[key]
+        if dataclasses.is_dataclass(kind):
+            section = _section(value, name)
+            changes[key] = _build(cast(type, kind), section, name, getattr(base, key))
         else:
-            changes[key] = _leaf(types[key], value, name)
-    return dataclasses.replace(base, **changes)
-
-
-def _leaf(kind: Any, value: Any, name: str) -> Any:
-    if kind is str and isinstance(value, str | Path):
-        return str(value)
-    adapter = pydantic.TypeAdapter(kind)
+            changes[key] = check_value(name, value, kind, within)
     try:
-        # Strict: "10" is no number and 1.5 no count. Lists stand for tuples, 1 for 1.0.
-        value = tuple(value) if isinstance(value, list) else value
-        return adapter.validate_python(value, strict=True)
-    except pydantic.ValidationError as error:
-        wanted = error.errors()[0]["msg"]
-        raise ValueError(f"{name}: {value!r}: {wanted[:1].lower()}{wanted[1:]}") from None
+        return dataclasses.replace(base, **changes)
+    except ValueError as error:  # two values that do not go together
+        raise ValueError(f"{where}.{error}" if where else str(error)) from None
 
 
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else short(value)
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -145,22 +127,22 @@ def to_yaml(config: RunConfig) -> str:
             return {k: plain(v) for k, v in value.items()}
         return [plain(v) for v in value] if isinstance(value, tuple | list) else value
 
-    return yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False)
+    return write_yaml(plain(dataclasses.asdict(config)))
 
 
 def knobs(cls: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """(dotted name, default, meaning) of every knob."""
-    types = typing.get_type_hints(cls)
+    """(dotted name, default, meaning with its range) of every knob."""
     defaults = cls()
     for field in dataclasses.fields(cls):
-        name = f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(types[field.name]):
-            yield name, "", field.metadata["help"]
-            yield from knobs(types[field.name], f"{name}.")
+        name, meaning = f"{prefix}{field.name}", field.metadata["help"]
+        kind, within = declared(cls)[field.name]
+        if dataclasses.is_dataclass(kind):
+            yield name, "", meaning
+            yield from knobs(cast(type, kind), f"{name}.")
         else:
             value = getattr(defaults, field.name)
             shown = "" if value in ("", (), None) else str(value)
-            yield name, shown, field.metadata["help"]
+            yield name, shown, f"{meaning} ({within})" if within else meaning
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from types import MappingProxyType
 from typing import Literal
 
-from t5jax.knobs import knob
+from t5jax.knobs import check_knobs, knob
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,16 +14,18 @@ class T5Config:
     """The architecture of one T5; field names are those of Hugging Face's `T5Config`.
 
     Raises:
-      ValueError: a size is not positive, a rate lies outside [0, 1), or a name is not known.
+      ValueError: a value is of another type than declared, or out of its range.
     """
 
-    vocab_size: int = knob(32128, "rows of the embedding, padded (128-multiples shard well)")
-    d_model: int = knob(512, "width of the residual stream")
-    d_kv: int = knob(64, "width of one attention head")
-    d_ff: int = knob(1024, "width of the MLP's hidden layer")
-    num_heads: int = knob(6, "attention heads")
-    num_layers: int = knob(8, "layers of the encoder")
-    num_decoder_layers: int = knob(8, "layers of the decoder; 0: an encoder alone")
+    vocab_size: int = knob(
+        32128, "rows of the embedding, padded (128-multiples shard well)", least=1
+    )
+    d_model: int = knob(512, "width of the residual stream", least=1)
+    d_kv: int = knob(64, "width of one attention head", least=1)
+    d_ff: int = knob(1024, "width of the MLP's hidden layer", least=1)
+    num_heads: int = knob(6, "attention heads", least=1)
+    num_layers: int = knob(8, "layers of the encoder", least=1)
+    num_decoder_layers: int = knob(8, "layers of the decoder; 0: an encoder alone", least=0)
     feed_forward_proj: Literal["relu", "gated-gelu", "gated-silu"] = knob(
         "gated-gelu", "MLP: relu (T5 1.0), gated-gelu (1.1, mT5, ByT5, Flan), gated-silu (UL2)"
     )
@@ -35,42 +36,48 @@ class T5Config:
     relative_bias: Literal["shared", "per_layer"] = knob(
         "shared", "one relative-position table a stack, or one in every layer (umT5)"
     )
-    relative_attention_num_buckets: int = knob(32, "rows of the relative-position table")
-    relative_attention_max_distance: int = knob(128, "distance from which on a bucket is shared")
+    relative_attention_num_buckets: int = knob(32, "rows of the relative-position table", least=1)
+    relative_attention_max_distance: int = knob(
+        128, "distance from which on a bucket is shared", least=1
+    )
     encoder_attention_type: Literal["full", "local", "transient-global"] = knob(
         "full", "what encoder tokens see: all, neighbours, or those and sums of blocks (LongT5)"
     )
-    local_radius: int = knob(127, "neighbours on each side, where the encoder's attention is local")
-    global_block_size: int = knob(16, "tokens that one global token of transient-global sums")
-    layer_norm_epsilon: float = knob(1e-6, "added to the variance in RMSNorm")
-    dropout: float = knob(0.0, "dropout rate in training, between 0 and 1")
-    pad_token_id: int = knob(0, "id of padding, masked everywhere")
-    eos_token_id: int = knob(1, "id that ends a sequence")
-    decoder_start_token_id: int = knob(0, "the decoder's first input")
+    local_radius: int = knob(
+        127, "neighbours on each side, where the encoder's attention is local", least=1
+    )
+    global_block_size: int = knob(
+        16, "tokens that one global token of transient-global sums", least=1
+    )
+    layer_norm_epsilon: float = knob(1e-6, "added to the variance in RMSNorm", above=0)
+    dropout: float = knob(0.0, "dropout rate in training", least=0, below=1)
+    pad_token_id: int = knob(0, "id of padding, masked everywhere", least=0)
+    eos_token_id: int = knob(1, "id that ends a sequence", least=0)
+    decoder_start_token_id: int = knob(0, "the decoder's first input", least=0)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name.endswith(("token_id", "decoder_layers")) else 1
-            if field.type == "int" and value < least:
-                raise ValueError(f"{field.name}={value} must be at least {least}")
-        types = typing.get_type_hints(type(self))
-        for name in ("feed_forward_proj", "relative_bias", "encoder_attention_type"):
-            value, known = getattr(self, name), typing.get_args(types[name])
-            if value not in known:
-                raise ValueError(f"{name}={value!r} is not supported; known: {', '.join(known)}")
+        check_knobs(self)
         if self.long and self.relative_bias == "per_layer":
             raise ValueError(
                 f"encoder_attention_type={self.encoder_attention_type!r} has one relative bias for "
                 "all layers; use relative_bias='shared'"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
         if self.relative_attention_num_buckets % 4:
             raise ValueError(
                 f"relative_attention_num_buckets={self.relative_attention_num_buckets} "
                 "must be a multiple of 4 (two signs, exact and logarithmic halves)"
             )
+        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
+            raise ValueError(
+                f"relative_attention_max_distance={self.relative_attention_max_distance} must be "
+                f"more than {self.relative_attention_num_buckets // 2}, half of "
+                "relative_attention_num_buckets: nearer distances have a bucket each"
+            )
+        for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
+            if getattr(self, name) >= self.vocab_size:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be less than vocab_size={self.vocab_size}"
+                )
 
     @property
     def encoder_only(self) -> bool:

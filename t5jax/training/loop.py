@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from t5jax import sharding
 from t5jax.config import RunConfig
-from t5jax.config_files import build_config, differences, parse_yaml, to_yaml
+from t5jax.config_files import build_config, differences, stored_config, to_yaml
 from t5jax.data import TrainData
 from t5jax.evaluate import Evaluation, write_results
 from t5jax.formats import native
@@ -108,7 +108,7 @@ def write_run(run_dir: Path, config: RunConfig, vocabulary: Vocabulary) -> None:
     """
     file = run_dir / "config.yaml"
     if file.exists() and native.steps(run_dir):
-        before = build_config(parse_yaml(file.read_text(encoding="utf-8"), str(file)))
+        before = stored_config(file)
         for name, old, new in differences(before, config):
             if name.startswith(FIXED) and not name.startswith(FREE):
                 raise ValueError(
