@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from t5jax.config import DataConfig, LengthsConfig
 from t5jax.data import TrainData
-from t5jax.tasks import objectives, registry
+from t5jax.tasks import ablations, objectives, registry
 from t5jax.vocabulary import SentencePieceVocabulary, train_sentencepiece
 
 BYTES = seqio.ByteVocabulary(125)
 FEATURES = {name: seqio.Feature(BYTES, add_eos=True) for name in ("inputs", "targets")}
 FIRST = 383  # <extra_id_0> of bytes
-C4 = "span_corruption iid_denoising prefix_lm full_lm ul2".split()
+C4 = "span_corruption iid_denoising prefix_lm full_lm ul2 iid_15_r10s90_f all_permute".split()
 
 
 def texts(sizes, seed: int = 0) -> list[np.ndarray]:
@@ -187,6 +187,78 @@ def test_suffix_noise_is_a_suffix_of_uniform_length(density, most):
     assert noise.mean() == pytest.approx(density, abs=1 / 41)
 
 
+@pytest.mark.parametrize("size", [1, 2, 9, 100])
+def test_density_0_corrupts_nothing(size):
+    seed = tf.constant([size, 1])
+    for noise in (
+        objectives.spans_noise(size, 0.0, 3.0, seed),
+        objectives.spans_noise(size, tf.constant(0.0, tf.float64), 3.0, seed),
+        objectives.iid_noise(size, 0.0, seed),
+        objectives.suffix_noise(size, 0.0, seed),
+    ):
+        assert noise.shape == (size,) and not noise.numpy().any()
+    assert objectives.span_lengths(size, 0.0, 3) == (size, size + 1, 2, 0)
+
+
+NOT_DENSITIES = [-0.1, 1.0, 1.5, float("nan"), float("inf"), "much", True, None]
+
+
+@pytest.mark.parametrize("density", NOT_DENSITIES, ids=str)
+def test_densities_that_cannot_be_are_refused(density):
+    seed = tf.constant([1, 1])
+    message = f"density of {density!r}; use a number from 0 on"
+    for call in (
+        lambda: objectives.spans_noise(9, density, 3.0, seed),
+        lambda: objectives.iid_noise(9, density, seed),
+        lambda: objectives.suffix_noise(9, density, seed),
+        lambda: objectives.text_length(64, density, 3),
+        lambda: objectives.Denoiser("", density, 3),
+        lambda: apply(objectives.span_corruption, texts([9]), density=density),
+        lambda: apply(objectives.iid_denoising, texts([9]), density=density),
+        lambda: apply(ablations.masked, texts([9]), targets=512, density=density),
+        lambda: apply(ablations.with_dropped, texts([9]), density=density),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("span", [0, -3, 0.5, float("nan"), float("inf"), "long"], ids=str)
+def test_spans_that_cannot_be_are_refused(span):
+    for call in (
+        lambda: objectives.spans_noise(9, 0.15, span, tf.constant([1, 1])),
+        lambda: objectives.Denoiser("", 0.15, span),
+        lambda: apply(objectives.span_corruption, texts([9]), span=span),
+    ):
+        with pytest.raises(ValueError, match=f"spans of {span!r} ids on average; use a number"):
+            call()
+
+
+def test_half_of_a_text_at_most_can_be_a_suffix_on_average():
+    with pytest.raises(ValueError, match=r"density of 0.6; use a number from 0 on, at most 0.5"):
+        objectives.suffix_noise(9, 0.6, tf.constant([1, 1]))
+    with pytest.raises(ValueError, match=r"density of 0.6"):
+        objectives.Denoiser("", 0.6, None)
+
+
+def test_rolled_noise_is_the_same_noise_from_another_place_on():
+    seeds = tf.data.Dataset.range(2000)
+
+    def roll(s):
+        seed = tf.stack([s, 5])
+        noise = objectives.spans_noise(12, 0.25, 3.0, seed)
+        return noise, objectives.rolled(noise, seed)
+
+    made = list(seeds.map(roll).as_numpy_iterator())
+    shifts = []
+    for before, after in made:
+        fits = [n for n in range(12) if np.array_equal(np.roll(before, n), after)]
+        shifts.append(fits[0])
+    # One span of 3 at the end of the text; afterwards anywhere.
+    assert all(before.tolist() == [False] * 9 + [True] * 3 for before, _ in made)
+    counts = np.bincount(shifts, minlength=12)
+    assert abs(counts - 2000 / 12).max() < 5 * np.sqrt(2000 / 12)
+
+
 # --- T5's objectives ------------------------------------------------------------------------------
 
 
@@ -260,6 +332,103 @@ def test_one_random_part_of_a_long_document_is_used():
         assert part.tolist() == document[start : start + 65_536].tolist()
         starts.add(start)
     assert len(starts) > 1
+
+
+def test_span_corruption_of_density_0_keeps_its_texts():
+    (document,) = texts([200])
+    examples = apply(objectives.span_corruption, [document], inputs=64, targets=8, density=0.0)
+    assert np.concatenate([e["inputs"] for e in examples]).tolist() == document.tolist()
+    assert all(e["targets"].tolist() == [FIRST] for e in examples)
+
+
+@pytest.mark.parametrize("span", [3, 64])
+def test_rolled_span_corruption_restores_its_texts_within_the_lengths(span):
+    (document,) = texts([20_000])
+    examples = apply(
+        objectives.span_corruption, [document], inputs=64, targets=20, span=span, roll=True
+    )
+    text = [restored(e["inputs"], e["targets"]) for e in examples]
+    assert np.concatenate(text).tolist() == document.tolist()
+    sizes = {(len(e["inputs"]) < 64, len(e["targets"]) < 20) for e in examples}
+    assert sizes == {(True, True)}
+    # Without the roll no text begins with noise or ends with what is kept.
+    begins = np.mean([e["inputs"][0] >= 259 for e in examples])
+    assert 0.08 < begins < 0.25
+
+
+# --- T5's ablations -------------------------------------------------------------------------------
+
+
+def test_masked_ids_are_15_percent_and_the_targets_are_the_whole_text():
+    (document,) = texts([300 * 63])
+    examples = apply(ablations.masked, np.split(document, 3), inputs=64, targets=64)
+    assert np.concatenate([e["targets"] for e in examples]).tolist() == document.tolist()
+    inputs = np.concatenate([e["inputs"] for e in examples])
+    assert inputs.shape == document.shape and all(len(e["inputs"]) == 63 for e in examples)
+    changed = inputs != document
+    assert (inputs[changed] == FIRST).all()
+    assert changed.mean() == pytest.approx(0.15, abs=0.013)  # five standard deviations
+
+
+def test_a_tenth_of_berts_noise_is_random_ids():
+    (document,) = texts([2000 * 63])
+    examples = apply(ablations.masked, np.split(document, 4), inputs=64, targets=64, random=0.1)
+    assert np.concatenate([e["targets"] for e in examples]).tolist() == document.tolist()
+    inputs = np.concatenate([e["inputs"] for e in examples])
+    changed = inputs != document
+    # A random id is by chance the mask, or the id that was there, in 1 of 381 cases.
+    assert changed.mean() == pytest.approx(0.15, abs=0.0055)
+    drawn = inputs[changed & (inputs != FIRST)]
+    assert len(drawn) / changed.sum() == pytest.approx(0.1, abs=0.012)
+    assert drawn.min() >= 3 and drawn.max() < 384 and len(np.unique(drawn)) > 300
+    assert abs(drawn.mean() - (3 + 383) / 2) < 5 * 110 / np.sqrt(len(drawn))
+
+
+def test_dropped_ids_leave_no_trace_but_the_targets():
+    (document,) = texts([300 * 63])
+    examples = apply(ablations.with_dropped, np.split(document, 3), inputs=64, targets=64)
+    place = 0
+    for example in examples:
+        piece = document[place : place + 63]
+        place += 63
+        assert len(example["inputs"]) + len(example["targets"]) == 63
+        # Both are in the text's order: each is what is left of it without the other.
+        for ids in (example["inputs"], example["targets"]):
+            rest = iter(piece.tolist())
+            assert all(i in rest for i in ids.tolist())
+        both = np.concatenate([example["inputs"], example["targets"]])
+        assert sorted(both.tolist()) == sorted(piece.tolist())
+    share = sum(len(e["targets"]) for e in examples) / document.size
+    assert share == pytest.approx(0.15, abs=0.013)
+
+
+def test_shuffled_pieces_of_documents_are_put_in_order():
+    documents = texts([3, 63, 100, 1])
+    examples = apply(ablations.deshuffling, documents, inputs=64, targets=64)
+    pieces = [documents[0], documents[1], documents[2][:63], documents[2][63:], documents[3]]
+    assert [e["targets"].tolist() for e in examples] == [piece.tolist() for piece in pieces]
+    for example in examples:
+        assert sorted(example["inputs"]) == sorted(example["targets"])
+    assert examples[1]["inputs"].tolist() != examples[1]["targets"].tolist()
+
+
+def test_shuffled_ids_come_to_every_place_equally_often():
+    examples = apply(
+        ablations.deshuffling, [np.array([3, 4, 5], np.int32)] * 1200, inputs=4, targets=4
+    )
+    orders = [tuple(e["inputs"].tolist()) for e in examples]
+    counts = [orders.count(order) for order in set(orders)]
+    assert len(counts) == 6 and all(abs(n - 200) < 5 * np.sqrt(200) for n in counts)
+
+
+@pytest.mark.parametrize("percent", [10, 25, 50])
+def test_iid_denoising_has_the_density_of_its_name(percent):
+    step = registry.get(f"c4_v220_iid_{percent}_u_u").preprocessors[-2]
+    many = {name: seqio.Feature(seqio.ByteVocabulary(400)) for name in ("inputs", "targets")}
+    (document,) = texts([200 * 511])
+    examples = apply(step, np.split(document, 2), targets=512, features=many)
+    noise = sum((example["targets"] < 259).sum() for example in examples)
+    assert noise / document.size == pytest.approx(percent / 100, abs=0.008)
 
 
 # --- UL2 ------------------------------------------------------------------------------------------
@@ -439,11 +608,38 @@ def test_training_resumes_exactly_within_an_objective(name, tmp_path):
         ("span_corruption", {"targets": 113}, "114 target tokens, but .* 113; use 114 or more"),
         ("span_corruption", {"inputs": 4096, "targets": 4096}, "227 sentinels, but .* has 125"),
         ("mixture_of_denoisers", {"inputs": 8, "targets": 8}, "inputs of 2 .* too short"),
+        ("masked", {"inputs": 64, "targets": 63}, "makes 64 target tokens, .* 63; use 64 or more"),
+        ("deshuffling", {"inputs": 64, "targets": 63}, "makes 64 target tokens, .* is 63"),
+        ("masked", {"targets": 512, "random": 1.5}, "share of random ids of 1.5; use a number"),
+        ("masked", {"targets": 512, "random": float("nan")}, "share of random ids of nan"),
     ],
 )
 def test_lengths_that_do_not_fit_say_what_would(objective, options, message):
     with pytest.raises(ValueError, match=message):
-        apply(getattr(objectives, objective), texts([100]), **options)
+        apply(objective_of(objective), texts([100]), **options)
+
+
+def objective_of(name: str):
+    return getattr(objectives, name, None) or getattr(ablations, name)
+
+
+@pytest.mark.parametrize("length", [-(10**12), -1, 0, 1, 2])
+@pytest.mark.parametrize(
+    "name",
+    "span_corruption iid_denoising prefix_lm full_lm mixture_of_denoisers masked with_dropped "
+    "deshuffling".split(),
+)
+def test_lengths_that_hold_no_text_are_refused(name, length):
+    fewest = {"span_corruption": 3, "prefix_lm": 3, "full_lm": 1, "mixture_of_denoisers": 9}
+    documents = texts([100, 20])
+    if length < fewest.get(name, 2):
+        with pytest.raises(ValueError, match=r"use \d or more|too short"):
+            apply(objective_of(name), documents, inputs=length, targets=64)
+    else:
+        assert apply(objective_of(name), documents, inputs=length, targets=64)
+    if length < 2:
+        with pytest.raises(ValueError, match=f"cannot make targets of {length} tokens; use 2"):
+            apply(objective_of(name), documents, inputs=64, targets=length)
 
 
 def test_a_vocabulary_without_sentinels_is_refused():

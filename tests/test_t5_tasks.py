@@ -19,13 +19,15 @@ from t5jax.tasks.metrics import exact_match
 from t5jax.tasks.source import output_features
 from t5jax.vocabulary import ByteVocabulary
 
-LENGTHS = {"inputs": 512, "targets": 128}
+LENGTHS = {"inputs": 512, "targets": 512}
 T5 = [
     name
     for name in registry.task_names()
     if name in seqio.TaskRegistry.names()
     and isinstance(seqio.TaskRegistry.get(name).source, text.TfdsSource)
 ]
+# Configs that TFDS makes no more: they can be read only where they were prepared before.
+GONE = {"c4_realnewslike_v020_unsupervised", "c4_webtextlike_v020_unsupervised"}
 
 
 def made(task: str, *rows: dict) -> list[dict]:
@@ -505,7 +507,7 @@ def mocked():
         yield
 
 
-@pytest.mark.parametrize("name", T5)
+@pytest.mark.parametrize("name", sorted(set(T5) - GONE))
 def test_every_task_renders_and_its_own_targets_are_right(name, mocked):
     task = registry.get(name)
     dataset = task.get_dataset(LENGTHS, list(task.splits)[-1], shuffle=False, seed=0)

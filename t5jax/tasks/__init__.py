@@ -8,6 +8,7 @@ translation, pre-training on C4, and mixtures of them.
 import seqio
 
 from t5jax.tasks import (
+    ablations,
     docstrings,
     glue,
     inflect,
@@ -22,6 +23,7 @@ from t5jax.tasks import (
 )
 
 __all__ = [
+    "ablations",
     "docstrings",
     "glue",
     "inflect",

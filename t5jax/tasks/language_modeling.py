@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+
 import seqio
 import tensorflow as tf
 
-from t5jax.tasks import objectives
+from t5jax.tasks import ablations, objectives
 from t5jax.tasks.text import Preprocessor, Row, add_task, each
 
 _EOS = (seqio.preprocessors.append_eos_after_trim,)
+_DATASET = "c4/en:2.2.0"
+
+
+def _iid(density: float) -> Preprocessor:
+    return functools.partial(objectives.iid_denoising, density=density)
+
+
+def _span(span: float) -> Preprocessor:
+    return functools.partial(objectives.span_corruption, span=span)
+
 
 # Task, objective, what ends its sequences. The full language model has ended its documents itself.
 TASKS: tuple[tuple[str, Preprocessor, tuple[Preprocessor, ...]], ...] = (
@@ -18,6 +30,24 @@ TASKS: tuple[tuple[str, Preprocessor, tuple[Preprocessor, ...]], ...] = (
     ("c4_v220_full_lm", objectives.full_lm, ()),
     ("c4_v220_ul2", objectives.mixture_of_denoisers, _EOS),
 )
+# Those that T5's paper compares, under the names of its gin files: the noise, its percentage, and
+# how inputs and targets show it (u: a sentinel for each span; m: a mask for each id; r10s90: 10 %
+# random ids, 90 % masks; d: dropped; f: the full text).
+ABLATIONS: dict[str, Preprocessor] = {
+    "all_permute": ablations.deshuffling,
+    "iid_15_d_d": ablations.with_dropped,
+    "iid_15_m_f": ablations.masked,
+    "iid_15_r10s90_f": functools.partial(ablations.masked, random=0.1),
+    **{f"iid_{percent}_u_u": _iid(percent / 100) for percent in (10, 15, 25, 50)},
+    **{f"span_{span}_15_u_u": _span(span) for span in (2, 3, 5, 10)},
+}
+# Their objective is whatever a gin file says: the released checkpoints' is span corruption.
+UNSUPERVISED = {
+    "c4_v020_unsupervised": "c4/en:2.2.0",
+    "c4_noclean_v020_unsupervised": "c4/en.noclean:2.2.0",
+    "c4_realnewslike_v020_unsupervised": "c4/en.realnewslike:2.2.0",
+    "c4_webtextlike_v020_unsupervised": "c4/en.webtextlike:2.2.0",
+}
 
 
 def document(row: Row) -> dict[str, tf.Tensor]:
@@ -25,12 +55,20 @@ def document(row: Row) -> dict[str, tf.Tensor]:
     return {"targets": row["text"]}
 
 
-for _name, _objective, _end in TASKS:
+def _add(name: str, dataset: str, objective: Preprocessor, end: tuple[Preprocessor, ...]) -> None:
     add_task(
-        _name,
-        "c4/en:2.2.0",
+        name,
+        dataset,
         [each(document)],
         splits=("train", "validation"),
-        on_ids=[_objective],
-        end=_end,
+        on_ids=[objective],
+        end=end,
     )
+
+
+for _name, _objective, _end in TASKS:
+    _add(_name, _DATASET, _objective, _end)
+for _name, _objective in ABLATIONS.items():
+    _add(f"c4_v220_{_name}", _DATASET, _objective, _EOS)
+for _name, _dataset in UNSUPERVISED.items():
+    _add(_name, _dataset, objectives.span_corruption, _EOS)

@@ -1,4 +1,6 @@
-"""Pre-training objectives on token ids: T5's four and UL2's mixture of denoisers, for tf.data.
+"""Pre-training objectives on token ids: T5's and UL2's mixture of denoisers, for tf.data.
+
+Those that T5's paper compared its own with are in `ablations`.
 
 First the mathematics, as functions of tensors; then the seqio preprocessors, from data sets of
 tokenized documents (`targets`, int32[n], without EOS) to `inputs` and `targets`. All randomness
@@ -18,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import NamedTuple, TypeAlias
 
 import seqio
@@ -41,12 +44,38 @@ class Lengths(NamedTuple):
     spans: int
 
 
+def check_noise(density: Number, span: Number | None = None, *, most: float = 1.0) -> None:
+    """Raises ValueError for a share of noise outside [0, 1), or a mean span below 1.
+
+    Args:
+      density: refused above `most` too, if that is less than 1; tensors are not looked at.
+      span: likewise; None: there are no spans.
+    """
+    if not isinstance(density, tf.Tensor) and not (
+        isinstance(density, Real) and 0 <= float(density) <= most and density < 1
+    ):
+        upper = "less than 1" if most >= 1 else f"at most {most:g}"
+        raise ValueError(f"a noise density of {density!r}; use a number from 0 on, {upper}")
+    if not (
+        span is None
+        or isinstance(span, tf.Tensor)
+        or (isinstance(span, Real) and 1 <= float(span) < math.inf)
+    ):
+        raise ValueError(f"noise spans of {span!r} ids on average; use a number from 1 on")
+
+
 def span_lengths(text: int, density: float, span: float) -> Lengths:
     """What span corruption makes of `text` ids: T5's formula.
 
     round(text · density) ids are noise, in round(noise / span) spans, but never less than one; each
     span leaves one sentinel in the inputs and has one in the targets. Halves are rounded to even.
+    At density 0 nothing is noise, and the targets are one sentinel, which stands for all the text.
+
+    Raises ValueError for a density or a span that cannot be.
     """
+    check_noise(density, span)
+    if density == 0:
+        return Lengths(text, text + 1, 2, 0)
     noise = max(1, round(text * density))
     spans = max(1, round(noise / span))
     return Lengths(text, text - noise + spans + 1, noise + spans + 1, spans)
@@ -70,8 +99,11 @@ def spans_noise(length: tf.Tensor, density: Number, span: Number, seed: Seed) ->
     """Noise in spans of mean length `span`, all such choices being equally likely.
 
     Kept text and noise take turns, text first and noise last, so that the number of noise ids and
-    of spans is that of `span_lengths`, but never less than one each.
+    of spans is that of `span_lengths`, but never less than one each; at density 0 nothing is noise.
+
+    Raises ValueError for a density or a span that cannot be.
     """
+    check_noise(density, span)
     # In float64, as `span_lengths`. T5's float32 has one noise id more than its formula for some
     # lengths (text 190), whose targets are then cut.
     size = tf.cast(tf.maximum(length, 2), tf.float64)
@@ -83,7 +115,17 @@ def spans_noise(length: tf.Tensor, density: Number, span: Number, seed: Seed) ->
     pieces = tf.stack([_pieces(kept, spans, first), _pieces(noise, spans, second)], axis=1)
     starts = tf.cumsum(tf.reshape(pieces, [-1]))[:-1]
     turns = tf.math.unsorted_segment_sum(tf.ones_like(starts), starts, kept + noise)
-    return (tf.cumsum(turns) % 2 == 1)[:length]
+    return (tf.cumsum(turns) % 2 == 1)[:length] & (density > 0)
+
+
+def rolled(noise: Noise, seed: Seed) -> Noise:
+    """The noise moved round by a random number of ids, so that its ends may be noise or text.
+
+    A span across the end is cut in two: inputs or targets get one sentinel more.
+    """
+    seed = tf.random.experimental.stateless_fold_in(seed, 1)  # not the one that placed the spans
+    size = tf.maximum(tf.size(noise), 1)
+    return tf.roll(noise, tf.random.stateless_uniform([], seed, 0, size, tf.int32), axis=0)
 
 
 def _pieces(size: tf.Tensor, count: tf.Tensor, seed: Seed) -> tf.Tensor:
@@ -94,7 +136,11 @@ def _pieces(size: tf.Tensor, count: tf.Tensor, seed: Seed) -> tf.Tensor:
 
 
 def iid_noise(length: tf.Tensor, density: float, seed: Seed) -> Noise:
-    """Each id is noise with probability `density`, whatever the others are."""
+    """Each id is noise with probability `density`, whatever the others are.
+
+    Raises ValueError for a density outside [0, 1).
+    """
+    check_noise(density)
     return tf.random.stateless_uniform([length], seed) < density
 
 
@@ -102,12 +148,16 @@ def suffix_noise(length: tf.Tensor, density: Number, seed: Seed) -> Noise:
     """The end of the text is noise: 1 to about 2 · density · length ids, equally likely.
 
     The mean is density · length, at most half of it; at 0.5 (T5's prefix LM) only the first id is
-    sure to be kept. A text of one id is noise.
+    sure to be kept. A text of one id is noise. At density 0 nothing is.
+
+    Raises ValueError for a density above 0.5.
     """
+    check_noise(density, most=0.5)
     longest = tf.cast(length - 1, tf.float64)
     fewest = tf.cast(tf.round(longest * (1 - 2 * density)), tf.int32)
     fewest = tf.minimum(tf.maximum(fewest, 1), length - 1)
-    return tf.range(length) >= tf.random.stateless_uniform([], seed, fewest, length, tf.int32)
+    start = tf.random.stateless_uniform([], seed, fewest, length, tf.int32)
+    return (tf.range(length) >= start) & (density > 0)
 
 
 def with_sentinels(ids: Ids, noise: Noise, first: int) -> Ids:
@@ -162,11 +212,16 @@ class Denoiser:
       density: r, the share of the ids that are noise.
       span: µ, the mean length of a span; None: n = 1, a span that reaches the end of the text, of
         density · length ids on average.
+
+    Raises ValueError for a density or a span that cannot be.
     """
 
     mode: str
     density: float
     span: float | None
+
+    def __post_init__(self) -> None:
+        check_noise(self.density, self.span, most=0.5 if self.span is None else 1.0)
 
     def text(self, inputs: int, targets: int, sentinels: int) -> int:
         """Ids of the longest text for inputs and targets of these lengths, EOS counted.
@@ -176,7 +231,9 @@ class Denoiser:
         if self.span is None:
             # All but one id may be kept, and all but `fewest` of suffix_noise be noise; a sentinel
             # and EOS are added to both.
-            longest = min(inputs - 1, int((targets - 3.5) / (2 * self.density) + 1))
+            longest = inputs - 1
+            if self.density:
+                longest = min(longest, int((targets - 3.5) / (2 * self.density) + 1))
         else:
             longest = 1
             while True:
@@ -234,14 +291,22 @@ def span_corruption(
     output_features: Features,
     density: float = 0.15,
     span: float = 3.0,
+    roll: bool = False,
 ) -> tf.data.Dataset:
     """T5's objective: documents laid end to end, in pieces that fill the inputs exactly.
 
-    Raises ValueError for targets too short, or a vocabulary with too few sentinels.
+    With `roll` the noise is moved round by a random number of ids (T5's `random_roll`): without it
+    a text begins with what is kept and ends with noise. One sentinel more may be needed then, which
+    the lengths leave room for.
+
+    Raises ValueError for a density or a span that cannot be, inputs or targets too short, or a
+    vocabulary with too few sentinels.
     """
-    inputs, targets = _lengths(sequence_length, "span corruption")
+    inputs, targets = lengths_of(sequence_length, "span corruption", inputs=3 + roll)
     sentinels = sentinels_of(output_features["targets"].vocabulary)
-    lengths = text_length(inputs, density, span)
+    lengths = text_length(inputs - roll, density, span)
+    if roll:
+        lengths = lengths._replace(targets=lengths.targets + 1, spans=lengths.spans + 1)
     if targets < lengths.targets:
         raise ValueError(
             f"span corruption of {inputs} input tokens makes {lengths.targets} target tokens, but "
@@ -256,37 +321,42 @@ def span_corruption(
     @seqio.map_over_dataset(num_seeds=1)
     def corrupt(example: Mapping[str, tf.Tensor], seed: Seed) -> dict[str, tf.Tensor]:
         ids = example["targets"]
-        return denoised(ids, spans_noise(tf.size(ids), density, span, seed), sentinels)
+        noise = spans_noise(tf.size(ids), density, span, seed)
+        return denoised(ids, rolled(noise, seed) if roll else noise, sentinels)
 
-    return corrupt(_pieces_of(_end_to_end(_chunks(dataset)), lengths.text))
+    return corrupt(pieces_of(end_to_end(chunks(dataset)), lengths.text))
 
 
 def iid_denoising(
-    dataset: tf.data.Dataset, sequence_length: SequenceLength, output_features: Features
+    dataset: tf.data.Dataset,
+    sequence_length: SequenceLength,
+    output_features: Features,
+    density: float = 0.15,
 ) -> tf.data.Dataset:
-    """T5's baseline: every id is noise with probability 0.15, runs of it share a sentinel.
+    """T5's baseline: every id is noise with probability `density`, runs of it share a sentinel.
 
     Text is kept once the sentinels have run out. The targets' length is not known beforehand: what
     is longer is cut, as T5 does.
     """
-    inputs, _ = _lengths(sequence_length, "i.i.d. denoising")
+    check_noise(density)
+    inputs, _ = lengths_of(sequence_length, "i.i.d. denoising")
     sentinels = sentinels_of(output_features["targets"].vocabulary)
 
     @seqio.map_over_dataset(num_seeds=1)
     def corrupt(example: Mapping[str, tf.Tensor], seed: Seed) -> dict[str, tf.Tensor]:
         ids = example["targets"]
         # The targets may have one run more than the inputs.
-        noise = at_most(iid_noise(tf.size(ids), 0.15, seed), sentinels.count - 1)
+        noise = at_most(iid_noise(tf.size(ids), density, seed), sentinels.count - 1)
         return denoised(ids, noise, sentinels)
 
-    return corrupt(_pieces_of(_end_to_end(_chunks(dataset)), inputs - 1))
+    return corrupt(pieces_of(end_to_end(chunks(dataset)), inputs - 1))
 
 
 def prefix_lm(
     dataset: tf.data.Dataset, sequence_length: SequenceLength, output_features: Features
 ) -> tf.data.Dataset:
     """A piece of a document is cut in two at a random place, without sentinels."""
-    inputs, _ = _lengths(sequence_length, "the prefix language model")
+    inputs, _ = lengths_of(sequence_length, "the prefix language model", inputs=3)
 
     @seqio.map_over_dataset(num_seeds=1)
     def divide(example: Mapping[str, tf.Tensor], seed: Seed) -> dict[str, tf.Tensor]:
@@ -294,7 +364,7 @@ def prefix_lm(
         noise = suffix_noise(tf.size(ids), 0.5, seed)
         return {"inputs": tf.boolean_mask(ids, ~noise), "targets": tf.boolean_mask(ids, noise)}
 
-    return divide(_pieces_of(_chunks(dataset), inputs - 1))
+    return divide(pieces_of(chunks(dataset), inputs - 1))
 
 
 def full_lm(
@@ -304,7 +374,7 @@ def full_lm(
 
     T5's has no inputs, for decoders alone; these are a lone EOS, which an encoder can read.
     """
-    _, targets = _lengths(sequence_length, "the language model")
+    _, targets = lengths_of(sequence_length, "the language model", inputs=1)
     eos = output_features["targets"].vocabulary.eos_id
 
     def end(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -313,8 +383,8 @@ def full_lm(
     def add_inputs(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {"inputs": tf.constant([eos], tf.int32), "targets": example["targets"]}
 
-    ended = _chunks(dataset).map(end, num_parallel_calls=tf.data.AUTOTUNE)
-    return _pieces_of(_end_to_end(ended), targets).map(add_inputs)
+    ended = chunks(dataset).map(end, num_parallel_calls=tf.data.AUTOTUNE)
+    return pieces_of(end_to_end(ended), targets).map(add_inputs)
 
 
 def mixture_of_denoisers(
@@ -330,7 +400,7 @@ def mixture_of_denoisers(
 
     Raises ValueError for lengths too short for a denoiser, or a vocabulary without sentinels.
     """
-    inputs, targets = _lengths(sequence_length, "the mixture of denoisers")
+    inputs, targets = lengths_of(sequence_length, "the mixture of denoisers")
     vocabulary = output_features["targets"].vocabulary
     sentinels = sentinels_of(vocabulary)
     # The blank is part of byte vocabularies' texts; SentencePiece drops it.
@@ -377,17 +447,32 @@ def mixture_of_denoisers(
         )
         return denoised(ids, noise, sentinels, tf.ragged.constant(prefixes, tf.int32)[choice])
 
-    return corrupt(draw(_end_to_end(_chunks(dataset))).flat_map(cut))
+    return corrupt(draw(end_to_end(chunks(dataset))).flat_map(cut))
 
 
-def _lengths(sequence_length: SequenceLength | None, objective: str) -> tuple[int, int]:
-    missing = {"inputs", "targets"} - set(sequence_length or ())
-    if missing or sequence_length is None:
+def lengths_of(
+    sequence_length: SequenceLength | None, objective: str, inputs: int = 2
+) -> tuple[int, int]:
+    """Of inputs and targets, EOS counted.
+
+    Raises ValueError where one is missing, or leaves no room for an id: fewer than `inputs`, or
+    than 2 targets.
+    """
+    if sequence_length is None or None in (
+        sequence_length.get("inputs"),
+        sequence_length.get("targets"),
+    ):
         raise ValueError(f"{objective} cuts text to lengths; give inputs and targets a length")
+    for name, fewest in (("inputs", inputs), ("targets", 2)):
+        length = sequence_length[name]
+        if length < fewest:
+            raise ValueError(
+                f"{objective} cannot make {name} of {length} tokens; use {fewest} or more"
+            )
     return sequence_length["inputs"], sequence_length["targets"]
 
 
-def _chunks(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def chunks(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Documents that are not empty; of each longer than 65,536 ids one such part, at random."""
 
     @seqio.map_over_dataset(num_seeds=1)
@@ -400,7 +485,7 @@ def _chunks(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return choose(dataset.filter(lambda example: tf.size(example["targets"]) > 0))
 
 
-def _end_to_end(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def end_to_end(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """128 documents at a time, as one."""
 
     def join(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -410,7 +495,7 @@ def _end_to_end(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.padded_batch(_TOGETHER).map(join, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _pieces_of(dataset: tf.data.Dataset, length: int) -> tf.data.Dataset:
+def pieces_of(dataset: tf.data.Dataset, length: int) -> tf.data.Dataset:
     """Texts cut into pieces of `length` ids; a text's last one may be shorter."""
 
     def cut(example: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
