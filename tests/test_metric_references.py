@@ -3,6 +3,8 @@
 import functools
 import math
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,16 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
+from t5jax.tasks import metrics
 from t5jax.tasks.metrics import (
     METRICS,
+    Metric,
     accuracy,
     as_metric,
+    auc,
     bits_per_byte,
     bleu,
     bleu_13a,
     character_error_rate,
     chrf,
     chrf_plus_plus,
+    each_class_f1,
     exact_match,
     f1_score_with_invalid,
     find,
@@ -34,12 +40,14 @@ from t5jax.tasks.metrics import (
     perplexity,
     record,
     rouge,
+    score_auc,
     spearman_corrcoef,
     squad,
     trivia_qa,
     word_edit_rate,
     word_error_rate,
 )
+from t5jax.tasks.metrics.base import built_in, is_built_in, percentages
 from t5jax.tasks.metrics.question_answering import normalize_squad, normalize_trivia_qa
 
 classes = st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 2)), min_size=1, max_size=40)
@@ -68,6 +76,31 @@ def test_accuracy_and_multiclass_f1_are_scikit_learns(pairs):
     )
     value = mean_multiclass_f1(3)(targets, predictions)
     assert value == {"mean_3class_f1": pytest.approx(100 * score)}
+
+
+@quick
+@given(classes)
+def test_f1_of_each_class_is_scikit_learns(pairs):
+    targets, predictions = columns(pairs)
+    f1 = sklearn.metrics.f1_score(
+        targets, predictions, labels=[0, 1, 2], average=None, zero_division=0
+    )
+    values = each_class_f1(3)(targets, predictions)
+    assert values == {f"f1_class_{i}": pytest.approx(100 * x) for i, x in enumerate(f1)}
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(0, 1), numbers), min_size=2, max_size=40))
+def test_areas_under_curves_are_scikit_learns(pairs):
+    targets, scores = columns(pairs)
+    values = auc(targets, scores)
+    assert score_auc(targets, scores) == pytest.approx(values, nan_ok=True)
+    if len(set(targets)) == 1:
+        assert all(map(math.isnan, values.values()))
+    else:
+        roc = sklearn.metrics.roc_auc_score(targets, scores)
+        precision = sklearn.metrics.average_precision_score(targets, scores)
+        assert values == pytest.approx({"auc-roc": roc, "auc-pr": precision})
 
 
 @pytest.mark.filterwarnings("ignore:A single label was found")
@@ -247,6 +280,8 @@ def _example(name: str, dice: random.Random):
         return {"value": [word(), word()], "group": (group, 0)}, dice.choice(["", word()])
     if name in ("f1_score_with_invalid", "mean_3class_f1"):
         return dice.randrange(2), dice.choice(["", 0, 1, -1])
+    if name in ("auc", "score_auc"):
+        return dice.randrange(2), dice.choice(["", 0, 1, 2.5])
     if name.endswith("corrcoef"):
         return dice.randrange(5), dice.choice(["", 0, 1, 2.5])
     if name in ("inflection_exact_match", "rule_exact_match"):
@@ -301,6 +336,8 @@ def test_an_empty_prediction_is_a_prediction_in_every_metric(name):
         assert all(map(math.isnan, values.values()))  # all predictions are the same
     elif name.endswith(("_rate",)):
         assert set(values.values()) == {1.0}
+    elif name.endswith("auc"):  # nothing is ordered: precision is the share of class 1
+        assert values == {"auc-roc": 0.5, "auc-pr": np.mean(targets)}
     elif name != "rule_exact_match":
         assert all(value == 0 for value in values.values()), values
 
@@ -317,6 +354,9 @@ def test_every_metric_names_both_numbers_when_they_differ(name):
 def test_an_unknown_metric_names_the_nearest():
     assert find("squad") is squad
     assert find("mean_4class_f1") is mean_multiclass_f1(4)
+    assert find("each_12class_f1") is each_class_f1(12)
+    with pytest.raises(ValueError, match="'zzzz'; there are accuracy, auc, bleu"):
+        find("zzzz")
     with pytest.raises(ValueError, match="'blue'; did you mean bleu"):
         find("blue")
     with pytest.raises(ValueError, match="did you mean word_error_rate"):
@@ -343,3 +383,17 @@ def test_a_plain_function_becomes_a_metric():
     assert metric.name == "longest" and as_metric(squad) is squad
     parts = [metric.statistics(["a"], ["bb"]), metric.statistics(["a"], ["bbbb"])]
     assert parts[0].merge(parts[1]).compute() == {"longest": 4}
+
+
+def test_a_metric_is_named_in_its_own_file_alone():
+    sources = Path(metrics.__file__).parent.glob("*.py")
+    code = "".join(file.read_text(encoding="utf-8") for file in sources)
+    for name, metric in METRICS.items():
+        assert getattr(metrics, name, metric) is metric and is_built_in(metric)
+        assert len(re.findall(rf"^{name} = built_in\(", code, re.MULTILINE)) <= 1
+    same_name = Metric("accuracy", "mine", lambda t, p: (t[0] == p[0], 1), percentages("accuracy"))
+    assert not is_built_in(same_name)
+    with pytest.raises(ValueError, match="there is a metric 'accuracy' already"):
+        built_in(same_name)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        metrics.nothing  # noqa: B018

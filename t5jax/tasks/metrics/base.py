@@ -11,14 +11,21 @@ intervals draw from them again without looking at a text twice. Three kinds:
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 Target = str | Sequence[str]
 Row = tuple[Any, ...]
 Values = Mapping[str, float]
+
+METRICS: dict[str, Metric] = {}
+_FAMILIES: dict[str, Callable[[int], Metric]] = {}
+M = TypeVar("M", bound="Metric")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +105,16 @@ class Pooled(Metric):
         return _floats(self.value(np.repeat(units, counts, axis=0)))
 
 
+class Scored(Pooled):
+    """A pooled metric of scores in place of predictions: float[N], log p of each target.
+
+    seqio tells the two apart by the arguments' names.
+    """
+
+    def __call__(self, targets: Sequence[Any], scores: Sequence[float]) -> dict[str, float]:
+        return self.statistics(targets, scores).compute()
+
+
 class Opaque(Pooled):
     """A pooled metric of rows of anything: its `value` takes an object[N] of tuples."""
 
@@ -130,6 +147,54 @@ class Statistics:
         return self.metric.of_units(units, np.ones(len(units), np.int64))
 
 
+def built_in(metric: M) -> M:
+    """Declares a metric of this package: `t5jax.tasks.metrics.NAME`, `compare --metric NAME`."""
+    if METRICS.setdefault(metric.name, metric) is not metric:
+        raise ValueError(f"there is a metric {metric.name!r} already")
+    return metric
+
+
+def family(pattern: str) -> Callable[[Callable[[int], M]], Callable[[int], M]]:
+    """Declares a function of a number of classes as the metrics whose names fit `pattern`.
+
+    They are made once each. `pattern` has `<n>` in the number's place.
+    """
+
+    def declare(make: Callable[[int], M]) -> Callable[[int], M]:
+        cached = functools.cache(make)
+        _FAMILIES[pattern] = cached
+        return cached
+
+    return declare
+
+
+def find(name: str) -> Metric:
+    """The built-in metric of that name; `mean_<n>class_f1` and the like for any n.
+
+    Raises ValueError with the nearest names for another one.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    for pattern, make in _FAMILIES.items():
+        number = re.fullmatch(pattern.replace("<n>", r"([2-9]|[1-9]\d{1,3})"), name)
+        if number:
+            return make(int(number[1]))
+    known = [*METRICS, *_FAMILIES]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(sorted(known))}"
+    raise ValueError(f"no metric is called {name!r}; {hint}")
+
+
+def is_built_in(function: Callable[..., Values]) -> bool:
+    """Whether it is what `find` gives for its name, not another one of the same name."""
+    if not isinstance(function, Metric):
+        return False
+    try:
+        return find(function.name) is function
+    except ValueError:
+        return False
+
+
 def as_metric(function: Callable[..., Values]) -> Metric:
     """A plain function of (targets, predictions), a user's, as a metric; a metric as it is."""
     if isinstance(function, Metric):
@@ -138,8 +203,17 @@ def as_metric(function: Callable[..., Values]) -> Metric:
     def value(rows: Sequence[Row]) -> Values:
         return function([target for target, _ in rows], [prediction for _, prediction in rows])
 
-    name = getattr(function, "__name__", type(function).__name__)
-    return Opaque(name, "a function of all targets and predictions", _pair, value)
+    about = "a function of all targets and predictions"
+    return Opaque(name_of(function), about, _pair, value)
+
+
+def name_of(function: Callable[..., Values]) -> str:
+    """A metric's name, or a function's own, behind any functools.partial."""
+    if isinstance(function, Metric):
+        return function.name
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__).strip("<>")
 
 
 def check(targets: Sequence[object], predictions: Sequence[object]) -> None:

@@ -5,16 +5,27 @@ A label is a class id, from 0; T5's postprocessors give -1 for a text that names
 
 from __future__ import annotations
 
-import functools
+import math
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from t5jax.tasks.metrics.base import Metric, Pooled, Row, Values, percentages
+from t5jax.tasks.metrics.base import (
+    Metric,
+    Pooled,
+    Row,
+    Scored,
+    Values,
+    built_in,
+    family,
+    percentages,
+)
+from t5jax.tasks.metrics.correlation import number
 
 
-def _score(name: str, *labels: Any, **options: Any) -> float:
+def _score(name: str, *labels: Any, **options: Any) -> Any:
     """A function of sklearn.metrics; its import takes a second."""
     import sklearn
     import sklearn.metrics
@@ -43,12 +54,36 @@ def binary_f1(cells: np.ndarray) -> Values:
     return {"f1": 100 * f1}
 
 
-@functools.cache
+@family("mean_<n>class_f1")
 def mean_multiclass_f1(num_classes: int) -> Metric:
     """The metric `mean_<n>class_f1`: the F1 of each class, averaged over the classes, in percent.
 
     A prediction that is none of the classes is a miss of its target's.
     """
+    name = f"mean_{num_classes}class_f1"
+    about = f"`{name}`: the unweighted mean of the F1 of each of the classes, in percent."
+    return _of_cells(num_classes, name, about, lambda each: {name: float(np.mean(each))})
+
+
+@family("each_<n>class_f1")
+def each_class_f1(num_classes: int) -> Metric:
+    """The metric `each_<n>class_f1`: the F1 of each class, `f1_class_0` and on, in percent.
+
+    A prediction that is none of the classes is a miss of its target's. 0 for a class that neither
+    targets nor predictions have.
+    """
+
+    def values(each: np.ndarray) -> Values:
+        return {f"f1_class_{i}": float(f1) for i, f1 in enumerate(each)}
+
+    name = f"each_{num_classes}class_f1"
+    return _of_cells(num_classes, name, "`f1_class_<i>`: the F1 of class i, in percent.", values)
+
+
+def _of_cells(
+    num_classes: int, name: str, about: str, values: Callable[[np.ndarray], Values]
+) -> Metric:
+    """A metric of the F1 of each class in percent, float64[num_classes]."""
 
     def example(target: int, prediction: object) -> list[int]:
         if target not in classes:
@@ -57,23 +92,23 @@ def mean_multiclass_f1(num_classes: int) -> Metric:
         return [int((target, predicted) == cell) for cell in cells]
 
     def value(total: np.ndarray) -> Values:
-        f1 = _score(
-            "fbeta_score",
+        each = _score(
+            "f1_score",
             [target for target, _ in cells],
             [predicted for _, predicted in cells],
-            beta=1,
             labels=classes,
-            average="macro",
+            average=None,
             sample_weight=total,
             zero_division=0.0,
         )
-        return {name: 100 * f1}
+        return values(100 * np.asarray(each))
 
     classes = range(num_classes)
     cells = [(t, p) for t in classes for p in range(num_classes + 1)]
-    name = f"mean_{num_classes}class_f1"
-    about = f"`{name}`: the unweighted mean of the F1 of each of the classes, in percent."
     return Metric(name, about, example, value)
+
+
+built_in(mean_multiclass_f1(3))
 
 
 def _class_ids(target: Any, prediction: Any) -> Row:
@@ -93,23 +128,56 @@ def _matthews(pairs: np.ndarray) -> Values:
     return {"matthews_corrcoef": 100 * coefficient}
 
 
-accuracy = Metric(
-    "accuracy",
-    "`accuracy`: the percentage of predictions that equal their target.",
-    lambda target, prediction: (target == prediction, 1),
-    percentages("accuracy"),
+accuracy = built_in(
+    Metric(
+        "accuracy",
+        "`accuracy`: the percentage of predictions that equal their target.",
+        lambda target, prediction: (target == prediction, 1),
+        percentages("accuracy"),
+    )
 )
-f1_score_with_invalid = Metric(
-    "f1_score_with_invalid",
-    "`f1`: the F1 of class 1, in percent; a prediction other than 0 and 1 counts as the wrong one "
-    "of them.",
-    binary_cells,
-    binary_f1,
+f1_score_with_invalid = built_in(
+    Metric(
+        "f1_score_with_invalid",
+        "`f1`: the F1 of class 1, in percent; a prediction other than 0 and 1 counts as the "
+        "wrong one of them.",
+        binary_cells,
+        binary_f1,
+    )
 )
-matthews_corrcoef = Pooled(
-    "matthews_corrcoef",
-    "`matthews_corrcoef`: Matthews' correlation of all classes that occur, times 100; -1, which is "
-    "none, counts as one, as in T5. 0 where all targets or all predictions are the same.",
-    _class_ids,
-    _matthews,
+matthews_corrcoef = built_in(
+    Pooled(
+        "matthews_corrcoef",
+        "`matthews_corrcoef`: Matthews' correlation of all classes that occur, times 100; -1, "
+        "which is none, counts as one, as in T5. 0 where all targets or all predictions are the "
+        "same.",
+        _class_ids,
+        _matthews,
+    )
+)
+
+
+def _binary_score(target: Any, score: Any) -> Row:
+    if target not in (0, 1):
+        raise ValueError(f"target {target!r} must be 0 or 1")
+    return int(target), number(score)
+
+
+def _areas(pairs: np.ndarray) -> Values:
+    targets, scores = pairs.T
+    if len(set(targets.tolist())) == 1:  # no pair of a right and a wrong one to be ordered
+        return {"auc-roc": math.nan, "auc-pr": math.nan}
+    return {
+        "auc-roc": _score("roc_auc_score", targets, scores),
+        "auc-pr": _score("average_precision_score", targets, scores),
+    }
+
+
+_AREAS = (
+    "`auc-roc`, `auc-pr`: the areas under the curves of ROC and of precision over recall (average "
+    "precision) of {}, for targets 0 and 1. Fractions; nan where all targets are the same."
+)
+auc = built_in(Pooled("auc", _AREAS.format("predictions that are numbers"), _binary_score, _areas))
+score_auc = built_in(
+    Scored("score_auc", _AREAS.format("log p of the targets"), _binary_score, _areas)
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from t5jax.tasks.metrics.base import Pooled, Row, Values
+from t5jax.tasks.metrics.base import Pooled, Row, Values, built_in
 
 # What T5's postprocessor makes of a text that is no number.
 NO_NUMBER = -1.0
@@ -45,17 +45,21 @@ def _correlation(name: str, function: str) -> Callable[[np.ndarray], Values]:
     return value
 
 
-pearson_corrcoef = Pooled(
-    "pearson_corrcoef",
-    "`pearson_corrcoef`: Pearson's correlation times 100; nan where all targets or all predictions "
-    "are the same.",
-    _pair,
-    _correlation("pearson_corrcoef", "pearsonr"),
+pearson_corrcoef = built_in(
+    Pooled(
+        "pearson_corrcoef",
+        "`pearson_corrcoef`: Pearson's correlation times 100; nan where all targets or all "
+        "predictions are the same.",
+        _pair,
+        _correlation("pearson_corrcoef", "pearsonr"),
+    )
 )
-spearman_corrcoef = Pooled(
-    "spearman_corrcoef",
-    "`spearman_corrcoef`: Spearman's correlation of ranks times 100; nan where all targets or all "
-    "predictions are the same.",
-    _pair,
-    _correlation("spearman_corrcoef", "spearmanr"),
+spearman_corrcoef = built_in(
+    Pooled(
+        "spearman_corrcoef",
+        "`spearman_corrcoef`: Spearman's correlation of ranks times 100; nan where all targets "
+        "or all predictions are the same.",
+        _pair,
+        _correlation("spearman_corrcoef", "spearmanr"),
+    )
 )

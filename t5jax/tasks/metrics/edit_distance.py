@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import editdistance
 import numpy as np
 
-from t5jax.tasks.metrics.base import Metric, Target, Values, accepted, fraction
+from t5jax.tasks.metrics.base import Metric, Target, Values, accepted, built_in, fraction
 
 
 def is_right(target: Target, prediction: str) -> bool:
@@ -47,37 +47,49 @@ def _rate(name: str, pieces: str) -> Callable[[np.ndarray], Values]:
     return value
 
 
-exact_match = Metric(
-    "exact_match",
-    "`exact_match`: the fraction of predictions that equal an accepted text.",
-    lambda target, prediction: (is_right(target, prediction), 1),
-    fraction("exact_match"),
+exact_match = built_in(
+    Metric(
+        "exact_match",
+        "`exact_match`: the fraction of predictions that equal an accepted text.",
+        lambda target, prediction: (is_right(target, prediction), 1),
+        fraction("exact_match"),
+    )
 )
-word_error_rate = Metric(
-    "word_error_rate",
-    "`wer`: the fraction of words whose prediction is none of the listed pronunciations, the word "
-    "error rate of grapheme-to-phoneme conversion; for that of sentences see `word_edit_rate`.",
-    lambda target, prediction: (not is_right(target, prediction), 1),
-    fraction("wer"),
+word_error_rate = built_in(
+    Metric(
+        "word_error_rate",
+        "`wer`: the fraction of words whose prediction is none of the listed pronunciations, the "
+        "word error rate of grapheme-to-phoneme conversion; for that of sentences see "
+        "`word_edit_rate`.",
+        lambda target, prediction: (not is_right(target, prediction), 1),
+        fraction("wer"),
+    )
 )
-phoneme_error_rate = Metric(
-    "phoneme_error_rate",
-    "`per`: edits to the nearest listed pronunciations over the number of their phonemes, which "
-    "blanks divide. An empty prediction costs all phonemes of the shortest pronunciation.",
-    _pieces,
-    _rate("per", "phoneme"),
+phoneme_error_rate = built_in(
+    Metric(
+        "phoneme_error_rate",
+        "`per`: edits to the nearest listed pronunciations over the number of their phonemes, "
+        "which blanks divide. An empty prediction costs all phonemes of the shortest "
+        "pronunciation.",
+        _pieces,
+        _rate("per", "phoneme"),
+    )
 )
-word_edit_rate = Metric(
-    "word_edit_rate",
-    "`word_edit_rate`: edits of words to the nearest accepted text over the number of its words, "
-    "the word error rate of speech recognition. Case and punctuation count.",
-    _pieces,
-    _rate("word_edit_rate", "word"),
+word_edit_rate = built_in(
+    Metric(
+        "word_edit_rate",
+        "`word_edit_rate`: edits of words to the nearest accepted text over the number of its "
+        "words, the word error rate of speech recognition. Case and punctuation count.",
+        _pieces,
+        _rate("word_edit_rate", "word"),
+    )
 )
-character_error_rate = Metric(
-    "character_error_rate",
-    "`cer`: edits of characters (Unicode code points, blanks too) to the nearest accepted text "
-    "over the number of its characters.",
-    _characters,
-    _rate("cer", "character"),
+character_error_rate = built_in(
+    Metric(
+        "character_error_rate",
+        "`cer`: edits of characters (Unicode code points, blanks too) to the nearest accepted text "
+        "over the number of its characters.",
+        _characters,
+        _rate("cer", "character"),
+    )
 )

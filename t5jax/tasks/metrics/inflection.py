@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from t5jax.tasks.metrics.base import Metric, Values
+from t5jax.tasks.metrics.base import Metric, Values, built_in
 from t5jax.tasks.metrics.edit_distance import is_right
 
 
@@ -106,19 +106,23 @@ def _rule_means(total: np.ndarray) -> Values:
     return values
 
 
-inflection_exact_match = Metric(
-    "inflection_exact_match",
-    "`exact_match`, and the same over regular and irregular words, where there are any: "
-    "`exact_match_irregular` is over the words for which the rule (see `by_rule`) gives none of "
-    "the listed forms, `exact_match_regular` over all others. Fractions.",
-    _right,
-    _means("exact_match"),
+inflection_exact_match = built_in(
+    Metric(
+        "inflection_exact_match",
+        "`exact_match`, and the same over regular and irregular words, where there are any: "
+        "`exact_match_irregular` is over the words for which the rule (see `by_rule`) gives none "
+        "of the listed forms, `exact_match_regular` over all others. Fractions.",
+        _right,
+        _means("exact_match"),
+    )
 )
-rule_exact_match = Metric(
-    "rule_exact_match",
-    "The baseline that adds a suffix, without a look at the predictions: `rule_exact_match`, and "
-    "`rule_exact_match_irregular`, which is 0 by definition: the line that a model is above as "
-    "soon as it knows one irregular word. Fractions.",
-    _right_by_rule,
-    _rule_means,
+rule_exact_match = built_in(
+    Metric(
+        "rule_exact_match",
+        "The baseline that adds a suffix, without a look at the predictions: `rule_exact_match`, "
+        "and `rule_exact_match_irregular`, which is 0 by definition: the line that a model is "
+        "above as soon as it knows one irregular word. Fractions.",
+        _right_by_rule,
+        _rule_means,
+    )
 )

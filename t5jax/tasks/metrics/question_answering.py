@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from t5jax.tasks.metrics.base import Grouped, Metric, Row, Target, accepted, percentages
+from t5jax.tasks.metrics.base import Grouped, Metric, Row, Target, accepted, built_in, percentages
 from t5jax.tasks.metrics.classification import binary_cells, binary_f1
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -85,39 +85,49 @@ def _sum_of_group(rows: Sequence[Row]) -> Sequence[float]:
     return [sum(column) for column in zip(*(row[1:] for row in rows), strict=True)]
 
 
-squad = Metric(
-    "squad",
-    "`em` and `f1`: the percentage of predictions equal to an accepted answer, and the mean F1 of "
-    "words with the answer nearest by it, both after SQuAD's normalisation.",
-    _answers(normalize_squad),
-    percentages("em", "f1"),
+squad = built_in(
+    Metric(
+        "squad",
+        "`em` and `f1`: the percentage of predictions equal to an accepted answer, and the mean "
+        "F1 of words with the answer nearest by it, both after SQuAD's normalisation.",
+        _answers(normalize_squad),
+        percentages("em", "f1"),
+    )
 )
-trivia_qa = Metric(
-    "trivia_qa",
-    "`em` and `f1` as SQuAD's, after TriviaQA's normalisation: punctuation becomes blanks.",
-    _answers(normalize_trivia_qa),
-    percentages("em", "f1"),
+trivia_qa = built_in(
+    Metric(
+        "trivia_qa",
+        "`em` and `f1` as SQuAD's, after TriviaQA's normalisation: punctuation becomes blanks.",
+        _answers(normalize_trivia_qa),
+        percentages("em", "f1"),
+    )
 )
-record = Grouped(
-    "record",
-    "`em` and `f1` as SQuAD's, over queries: of examples with the same group the first counts.",
-    _record,
-    percentages("em", "f1"),
-    lambda rows: rows[0][1:],
+record = built_in(
+    Grouped(
+        "record",
+        "`em` and `f1` as SQuAD's, over queries: of examples with the same group the first counts.",
+        _record,
+        percentages("em", "f1"),
+        lambda rows: rows[0][1:],
+    )
 )
-multirc_f1_over_all_answers = Grouped(
-    "multirc_f1_over_all_answers",
-    "`f1`: the F1 of class 1 (true) over the answers to all questions, in percent; what is neither "
-    "true nor false counts as wrong.",
-    _multirc_cells,
-    binary_f1,
-    _sum_of_group,
+multirc_f1_over_all_answers = built_in(
+    Grouped(
+        "multirc_f1_over_all_answers",
+        "`f1`: the F1 of class 1 (true) over the answers to all questions, in percent; what is "
+        "neither true nor false counts as wrong.",
+        _multirc_cells,
+        binary_f1,
+        _sum_of_group,
+    )
 )
-multirc_exact_match = Grouped(
-    "multirc_exact_match",
-    "`exact_match`: the percentage of questions all of whose answers are judged right. In percent, "
-    "as T5 reports it, while the metric `exact_match` is a fraction.",
-    _multirc_right,
-    percentages("exact_match"),
-    lambda rows: (all(right for _, right in rows), 1),
+multirc_exact_match = built_in(
+    Grouped(
+        "multirc_exact_match",
+        "`exact_match`: the percentage of questions all of whose answers are judged right. In "
+        "percent, as T5 reports it, while the metric `exact_match` is a fraction.",
+        _multirc_right,
+        percentages("exact_match"),
+        lambda rows: (all(right for _, right in rows), 1),
+    )
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from t5jax.tasks.metrics.base import Metric, Row, Target, accepted, percentages
+from t5jax.tasks.metrics.base import Metric, Row, Target, accepted, built_in, percentages
 
 NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
@@ -29,12 +29,14 @@ def _scores(target: Target, prediction: str) -> Row:
     return *(scores[name].fmeasure for name in NAMES), 1
 
 
-rouge = Metric(
-    "rouge",
-    "`rouge1`, `rouge2`, `rougeL`, `rougeLsum`: the mean F-measures of words, pairs of words, and "
-    "longest common subsequences of text and of sentences, in percent, without stemming; of "
-    "several references the best by each. T5 reports the median of a random bootstrap of the "
-    "mean, which differs by hundredths.",
-    _scores,
-    percentages(*NAMES),
+rouge = built_in(
+    Metric(
+        "rouge",
+        "`rouge1`, `rouge2`, `rougeL`, `rougeLsum`: the mean F-measures of words, pairs of "
+        "words, and longest common subsequences of text and of sentences, in percent, without "
+        "stemming; of several references the best by each. T5 reports the median of a random "
+        "bootstrap of the mean, which differs by hundredths.",
+        _scores,
+        percentages(*NAMES),
+    )
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from t5jax.tasks.metrics.base import Metric, Target, Values, accepted
+from t5jax.tasks.metrics.base import Metric, Target, Values, accepted, built_in
 
 
 def _metric(name: str, about: str, make: Callable[[], Any]) -> Metric:
@@ -60,7 +60,7 @@ def _chrf(name: str, word_order: int) -> Metric:
 
 
 # T5 splits at all of Unicode's punctuation; sacrebleu's own default, 13a, is what WMT reports.
-bleu = _bleu("bleu", "intl")
-bleu_13a = _bleu("bleu_13a", "13a")
-chrf = _chrf("chrf", 0)
-chrf_plus_plus = _chrf("chrf_plus_plus", 2)
+bleu = built_in(_bleu("bleu", "intl"))
+bleu_13a = built_in(_bleu("bleu_13a", "13a"))
+chrf = built_in(_chrf("chrf", 0))
+chrf_plus_plus = built_in(_chrf("chrf_plus_plus", 2))
