@@ -11,6 +11,17 @@ if [ ! -e .venv/.installed ] || [ pyproject.toml -nt .venv/.installed ]; then
     .venv/bin/pip install -q --disable-pip-version-check --no-compile "torch==2.13.0" -e ".[test]"
     touch .venv/.installed
 fi
+# transformers 4 beside it, with the libraries that it wants older: the exports' slow test runs it in
+# a process of its own.
+if [ ! -e .venv/transformers4/.installed ]; then
+    rm -rf .venv/transformers4
+    if .venv/bin/pip install -q --disable-pip-version-check --no-compile --no-deps \
+        --target .venv/transformers4 \
+        "transformers==4.57.6" "tokenizers>=0.22,<=0.23.0" "huggingface-hub>=0.34,<1.0"
+    then touch .venv/transformers4/.installed
+    else rm -rf .venv/transformers4  # the test says that it skips
+    fi
+fi
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" TF_CPP_MIN_LOG_LEVEL=2
 # Programs do not note which lines of Python they come from: a tenth of the tests' time.
 export JAX_TRACEBACK_IN_LOCATIONS_LIMIT="${JAX_TRACEBACK_IN_LOCATIONS_LIMIT:-0}"

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from t5jax import programs, sharding
 from t5jax.decoding.controls import LogitsProcessor
 from t5jax.decoding.options import GenerationOptions
+from t5jax.formats import generation_defaults
 from t5jax.formats.checkpoint import Checkpoint, placements, tensors_of
 from t5jax.formats.detect import open_checkpoint, write_checkpoint
 from t5jax.generation import LENGTH_BUCKETS, Decoder, Encoded, Generation, Request, bucket, gather
@@ -529,58 +530,11 @@ def load(
         checkpoint.vocabulary,
         dtype=dtype,
         mesh=mesh,
-        generation=_generation(checkpoint.generation, checkpoint.config),
+        generation=generation_defaults.read(
+            checkpoint.generation, checkpoint.config, checkpoint.limit
+        ),
         max_input_length=checkpoint.max_input_length,
     )
-
-
-# What a generation_config.json holds beside options: ids that the model's configuration has too,
-# and what concerns transformers' own machinery.
-_NO_OPTIONS = frozenset(
-    """
-    _from_model_config transformers_version decoder_start_token_id pad_token_id bos_token_id
-    use_cache output_attentions output_hidden_states output_scores
-    return_dict_in_generate
-    """.split()
-)
-
-
-def _generation(options: Mapping[str, Any], config: T5Config) -> GenerationOptions:
-    """The options of a checkpoint; those that have no effect are reported on stderr."""
-    known = GenerationOptions.names()
-    options = {k: v for k, v in options.items() if k not in _NO_OPTIONS and v is not None}
-    if options.get("eos_token_id") in (config.eos_token_id, [config.eos_token_id]):
-        del options["eos_token_id"]  # what the architecture says already
-    for theirs, ours in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-        # transformers' lengths count the start id; its new tokens go before them.
-        if isinstance(options.get(theirs), int):
-            length = options.pop(theirs)
-            if length > 1:
-                options.setdefault(ours, length - 1)
-    for name in sorted(set(options) - set(known)):
-        print(
-            f"warning: the checkpoint's generation option {name}={options[name]!r} is not "
-            "supported and has no effect",
-            file=sys.stderr,
-        )
-    # Not as a call's: a file may well say how to search without asking for it.
-    found = GenerationOptions()
-    # Several sequences come last: whether there can be, the others say.
-    for name in sorted(known, key="num_return_sequences".__eq__):
-        if name not in options:
-            continue
-        value = options[name]
-        if name == "min_new_tokens" and isinstance(value, int):
-            # To transformers more than the longest means no end before that.
-            value = min(value, found.max_new_tokens)
-        try:
-            found = dataclasses.replace(found, **{name: value})
-        except ValueError as error:
-            print(
-                f"warning: a generation option of the checkpoint has no effect: {error}",
-                file=sys.stderr,
-            )
-    return found
 
 
 def keep_compiled_programs() -> None:

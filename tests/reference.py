@@ -13,6 +13,16 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 
+def scale_of(model: transformers.PreTrainedModel) -> float:
+    """What transformers' logits are to be multiplied by.
+
+    Up to 5.23 transformers 5 scales those of umT5, which nobody trained it with.
+    """
+    version = tuple(map(int, transformers.__version__.split(".")[:2]))
+    scaled = model.config.model_type == "umt5" and (5, 0) <= version < (5, 24)
+    return model.config.d_model**0.5 if scaled else 1.0
+
+
 # What transformers calls a model by its model_type.
 KINDS = {"t5": "T5", "mt5": "MT5", "umt5": "UMT5", "longt5": "LongT5"}
 

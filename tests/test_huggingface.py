@@ -20,7 +20,7 @@ from t5jax.formats.detect import open_checkpoint
 from t5jax.model.config import T5Config
 from t5jax.vocabulary import train_sentencepiece
 from tests.models import lively_params, tiny_text2text
-from tests.reference import KINDS, ragged_ids, random_torch, torch, transformers
+from tests.reference import KINDS, ragged_ids, random_torch, scale_of, torch, transformers
 
 SMALL = T5Config(
     vocab_size=384,
@@ -81,9 +81,9 @@ def their_outputs(model, inputs, prefix):
             attention_mask=torch.tensor(inputs != 0).long(),
             decoder_input_ids=torch.tensor(prefix),
         )
-    # transformers 5 scales the logits of umT5, which nobody trained it with.
-    scale = model.config.d_model**0.5 if model.config.model_type == "umt5" else 1.0
-    return out.logits.float().numpy() * scale, out.encoder_last_hidden_state.float().numpy()
+    return out.logits.float().numpy() * scale_of(
+        model
+    ), out.encoder_last_hidden_state.float().numpy()
 
 
 def test_what_transformers_wrote_gives_its_logits_hidden_states_and_loss(variant):
@@ -382,6 +382,56 @@ def test_lengths_of_a_generation_config_count_the_start_id_and_nonsense_does_not
     assert "temperature=0.0 must be positive" in err[0] and "suppress_tokens=1.5" in err[1]
 
 
+def test_generation_options_of_config_json_count_where_there_is_no_other_file(tmp_path, capsys):
+    """As in transformers; task_specific_params do not count there either."""
+    options = {
+        "num_beams": 4,
+        "max_length": 10,
+        "min_length": 3,
+        "no_repeat_ngram_size": 2,
+        "length_penalty": 0.6,
+        "early_stopping": True,
+        "eos_token_id": [1, 7],
+        "diversity_penalty": 0.0,
+        "num_beam_groups": 1,
+        "task_specific_params": {"summarization": {"num_beams": 6}},
+    }
+    model = random_torch(SMALL.replace(num_decoder_layers=2))
+    folder = write_folder(tmp_path / "a", model, **options)
+    t5 = t5jax.load(folder)
+    expected = GenerationOptions(
+        num_beams=4,
+        max_new_tokens=9,
+        min_new_tokens=2,
+        no_repeat_ngram_size=2,
+        length_penalty=0.6,
+        early_stopping=True,
+        eos_token_id=(1, 7),
+    )
+    assert t5.generation == expected and t5.config.eos_token_id == 1
+    assert capsys.readouterr().err == ""
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).generation_config
+    for name in ("num_beams", "max_length", "no_repeat_ngram_size", "length_penalty"):
+        assert getattr(theirs, name) == options[name]
+    # What we write says the same, in the other file.
+    t5.save(tmp_path / "b", format="hf")
+    assert t5jax.load(tmp_path / "b").generation == expected
+    # A generation_config.json is all that transformers 5 looks at, but that we do end.
+    (folder / "generation_config.json").write_text('{"decoder_start_token_id": 4}')
+    t5 = t5jax.load(folder)
+    assert t5.generation == GenerationOptions(eos_token_id=(1, 7))
+    assert t5.config.decoder_start_token_id == 4
+    # What has no effect is said in one line.
+    edit(folder, diversity_penalty=0.5, num_beam_groups=2)
+    (folder / "generation_config.json").unlink()
+    capsys.readouterr()
+    t5jax.load(folder)
+    assert capsys.readouterr().err == (
+        "warning: of the checkpoint's generation options diversity_penalty=0.5, num_beam_groups=2 "
+        "are not supported and have no effect\n"
+    )
+
+
 def test_the_vocabulary_comes_with_the_model_and_goes_with_it(tmp_path):
     """Text in, ids out, as transformers' tokenizer of the folder that we write gives them."""
     model = tmp_path / "spiece.model"
@@ -396,10 +446,8 @@ def test_the_vocabulary_comes_with_the_model_and_goes_with_it(tmp_path):
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     np.testing.assert_array_equal(theirs(texts, padding=True).input_ids, t5.text_ids(texts))
     torch_model = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "hf")
-    # Ids past the tokenizer's are never ours; transformers must be told.
-    past = list(range(vocabulary.vocab_size, config.vocab_size))
     inputs = theirs(texts, padding=True, return_tensors="pt")
-    out = torch_model.generate(**inputs, max_new_tokens=9, do_sample=False, suppress_tokens=past)
+    out = torch_model.generate(**inputs, max_new_tokens=9)
     ours = t5.generate_ids(t5.text_ids(texts), max_new_tokens=9).ids[:, 0]
     np.testing.assert_array_equal(ours, out[:, 1:].numpy())
     small = SMALL.replace(vocab_size=112)
@@ -480,7 +528,9 @@ def edit(folder, **fields):
         ({"model_type": "bart"}, "supported: t5, mt5, umt5"),
         ({"architectures": ["T5ForTokenClassification"]}, "T5ForTokenClassification"),
         ({"attention_window": 64}, "attention_window=64"),
-        ({"feed_forward_proj": "gated-relu"}, "gated-relu"),
+        ({"feed_forward_proj": "gated-tanh", "dense_act_fn": None}, "gated-tanh"),
+        ({"dense_act_fn": "relu"}, "dense_act_fn='relu' is another non-linearity"),
+        ({"is_gated_act": False}, "is_gated_act=False does not go with"),
         ({"num_layers": 5}, "encoder/layers_2/"),
         ({"num_layers": 1}, "encoder.block.1.layer.0"),
     ],

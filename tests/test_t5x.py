@@ -11,7 +11,7 @@ from t5jax.formats import t5x
 from t5jax.formats.detect import open_checkpoint
 from t5jax.model.config import T5Config
 from tests.models import lively_params
-from tests.reference import ragged_ids, random_torch, torch
+from tests.reference import ragged_ids, random_torch, scale_of, torch
 
 SMALL = T5Config(
     vocab_size=384, d_model=64, d_kv=8, d_ff=96, num_heads=4, num_layers=3, num_decoder_layers=2
@@ -126,9 +126,7 @@ def check(t5, model):
             attention_mask=torch.tensor(inputs != 0).long(),
             decoder_input_ids=torch.tensor(prefix),
         ).logits.numpy()
-    if model.config.model_type == "umt5":
-        logits = logits * model.config.d_model**0.5
-    np.testing.assert_allclose(t5.logits(inputs, prefix), logits, atol=1e-4)
+    np.testing.assert_allclose(t5.logits(inputs, prefix), logits * scale_of(model), atol=1e-4)
 
 
 @pytest.mark.parametrize(

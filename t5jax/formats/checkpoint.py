@@ -81,6 +81,11 @@ class Checkpoint:
     stacked: Callable[[Any, Mesh | None], Params] | None = None
     quantized: Callable[[Any, Mesh | None], Params] | None = None
 
+    @property
+    def limit(self) -> int | None:
+        """Ids of the vocabulary, where there is one; those past it are never generated."""
+        return None if self.vocabulary is None else self.vocabulary.vocab_size
+
     def params(
         self,
         dtype: Any = np.float32,

@@ -1,4 +1,4 @@
-"""Hugging Face's format: config.json, weights and tokenizer in one folder, read and written.
+"""Hugging Face's format: configuration, weights and tokenizer in one folder, read and written.
 
 One table says where each tensor lies in their layout and in ours; both directions follow it.
 """
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from t5jax.formats import generation_defaults
 from t5jax.formats.checkpoint import (
     Checkpoint,
     Tensor,
@@ -22,22 +23,22 @@ from t5jax.formats.checkpoint import (
     paths,
     zeros,
 )
+from t5jax.formats.huggingface_config import (
+    CONFIG_FILE,
+    EMBEDDINGS,
+    GENERATION_FILE,
+    HEAD,
+    config_fields,
+    read_config,
+    read_json_files,
+)
 from t5jax.formats.tensor_files import read_tensors, write_safetensors
 from t5jax.model.config import T5Config
 from t5jax.vocabulary import Vocabulary, from_huggingface, write_huggingface
 
-CONFIG_FILE = "config.json"
-GENERATION_FILE = "generation_config.json"
 WEIGHTS = "model.safetensors"
 SHARD_BYTES = 5 * 10**9
 
-# The embedding under all its names; the first that is there counts, the others are copies of it.
-EMBEDDINGS = (
-    "shared.weight",
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-)
-HEAD = "lm_head.weight"
 # A table that transformers 2 and 3 wrote and nothing ever used: cross-attention has no positions.
 UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 
@@ -109,144 +110,6 @@ def rows(config: T5Config) -> Iterator[tuple[str, str, Transform]]:
                 yield key, f"{ours}/mlp/{kernel}", TRANSPOSED
 
 
-# config.json
-
-# Fields that their T5Config has under the same name and with the same meaning.
-_FIELDS = (
-    "vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers",
-    "feed_forward_proj", "layer_norm_epsilon", "relative_attention_num_buckets",
-    "relative_attention_max_distance", "pad_token_id", "eos_token_id", "decoder_start_token_id",
-)  # fmt: skip
-# What the fields are worth where a config.json is silent, which older ones are at length.
-_DEFAULTS = {
-    "vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_heads": 8,
-    "num_layers": 6, "feed_forward_proj": "relu", "layer_norm_epsilon": 1e-6,
-    "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
-    "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
-}  # fmt: skip
-_UMT5_DEFAULTS = {
-    "vocab_size": 250112, "d_ff": 1024, "num_heads": 6, "num_layers": 8,
-    "feed_forward_proj": "gated-gelu",
-}  # fmt: skip
-_LONGT5_DEFAULTS = {
-    "encoder_attention_type": "local", "local_radius": 127, "global_block_size": 16,
-}  # fmt: skip
-_LONGT5_FIELDS = tuple(_LONGT5_DEFAULTS)
-_MODEL_TYPES = {
-    "t5": _DEFAULTS,
-    "mt5": _DEFAULTS | _UMT5_DEFAULTS,
-    "umt5": _DEFAULTS | _UMT5_DEFAULTS,
-    "longt5": _DEFAULTS | _LONGT5_DEFAULTS,
-}
-_GENERATING = ("ForConditionalGeneration", "WithLMHeadModel")
-_PARTS = (*_GENERATING, "EncoderModel", "Model")
-# What says nothing of the network's outputs: bookkeeping, training, defaults of generation, and
-# what follows from other fields.
-_SILENT = set(
-    """
-    _name_or_path _commit_hash _attn_implementation architectures model_type transformers_version
-    torch_dtype dtype name_or_path n_positions is_encoder_decoder is_decoder use_cache
-    initializer_factor initializer_range dropout_rate classifier_dropout dense_act_fn is_gated_act
-    output_past output_attentions output_hidden_states return_dict torchscript use_bfloat16
-    gradient_checkpointing chunk_size_feed_forward add_cross_attention cross_attention_hidden_size
-    tie_encoder_decoder tie_word_embeddings scale_decoder_outputs tokenizer_class
-    task_specific_params id2label label2id num_labels problem_type finetuning_task prefix
-    bos_token_id sep_token_id scalable_attention hidden_size num_attention_heads num_hidden_layers
-    head_dim pruned_heads xla_device tf_legacy_loss max_length min_length do_sample early_stopping
-    num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
-    repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
-    bad_words_ids num_return_sequences output_scores return_dict_in_generate forced_bos_token_id
-    forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens
-    begin_suppress_tokens eos_token_ids
-    """.split()
-)
-
-
-def config_fields(config: T5Config) -> dict[str, Any]:
-    """What transformers' configuration is to be given for the same architecture."""
-    names = _FIELDS + (_LONGT5_FIELDS if config.long else ())
-    fields = {name: getattr(config, name) for name in names}
-    # Transformers 4 reads both facts out of the first, transformers 5 the scaling out of the
-    # second and an own head out of the weights.
-    return fields | {
-        "dropout_rate": config.dropout,
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "scale_decoder_outputs": config.scale_decoder_outputs,
-    }
-
-
-def read_config(folder: Path, weights: Mapping[str, Tensor]) -> T5Config:
-    """The architecture that config.json and the weights describe.
-
-    Whether the head is its own is told by the weights: transformers 5 writes that embeddings are
-    tied whatever they are. Scaling is `scale_decoder_outputs`; before transformers 5, what
-    `tie_word_embeddings` says of T5 and LongT5, and never done in mT5 and umT5.
-
-    Raises:
-      ValueError: not a model of this family, or with a field that would change its outputs and is
-        not supported.
-    """
-    file = folder / CONFIG_FILE
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        model_type = content.get("model_type", "t5")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged ({error}); download it again") from error
-    if model_type not in _MODEL_TYPES:
-        raise ValueError(
-            f"{file}: model_type={model_type!r} is not supported; supported: "
-            f"{', '.join(_MODEL_TYPES)}"
-        )
-    for name in content.get("architectures") or ():
-        if not name.endswith(_PARTS):
-            raise ValueError(
-                f"{file}: architecture {name} is not supported; supported are the models "
-                "ForConditionalGeneration and EncoderModel"
-            )
-    defaults = _MODEL_TYPES[model_type]
-    fields: dict[str, Any] = {
-        name: content[name] if content.get(name) is not None else defaults[name]
-        for name in defaults
-    }
-    fields["num_decoder_layers"] = content.get("num_decoder_layers") or fields["num_layers"]
-    if isinstance(fields["eos_token_id"], list):
-        fields["eos_token_id"] = fields["eos_token_id"][0]
-    unknown = sorted(set(content) - _SILENT - set(fields))
-    if unknown:
-        name = unknown[0]
-        raise ValueError(
-            f"{file}: {name}={content[name]!r} is not known to t5jax and might change the outputs; "
-            "remove it from the file if it does not"
-        )
-    tied = content.get("tie_word_embeddings", True)
-    scaled = content.get("scale_decoder_outputs", tied and model_type in ("t5", "longt5"))
-    whole = any(name.endswith(_GENERATING) for name in content.get("architectures") or ())
-    if not whole and not any(name.startswith("decoder.block.") for name in weights):
-        fields["num_decoder_layers"], own_head = 0, False
-    elif tied and HEAD in weights:
-        own_head = not _equal(weights[HEAD], _embedding(weights))
-    else:
-        own_head = not tied
-    config = T5Config(
-        **fields,
-        dropout=content.get("dropout_rate", 0.1),
-        tie_word_embeddings=not own_head,
-        scale_decoder_outputs=bool(scaled),
-        relative_bias="per_layer" if model_type == "umt5" else "shared",
-    )
-    if HEAD not in weights and own_head:
-        raise ValueError(f"{folder}: {HEAD} is missing; {CONFIG_FILE} says the head is its own")
-    return config
-
-
-def _embedding(weights: Mapping[str, Tensor]) -> Tensor | None:
-    return next((weights[name] for name in EMBEDDINGS if name in weights), None)
-
-
-def _equal(a: Tensor, b: Tensor | None) -> bool:
-    return b is not None and a.shape == b.shape and np.array_equal(a.read(), b.read())
-
-
 # reading
 
 
@@ -266,8 +129,9 @@ def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> Checkpoi
     Raises:
       ValueError: something is damaged, missing, or not supported.
     """
+    content, generation = read_json_files(path)
     weights = read_tensors(path)
-    config = read_config(path, weights).replace(**changes)
+    config = read_config(path, content, weights, generation).replace(**changes)
     tensors, used = from_weights(config, weights, path)
     spare = {*EMBEDDINGS, *UNUSED} | ({HEAD} if config.tie_word_embeddings else set())
     unused = sorted(set(weights) - used - spare)
@@ -277,7 +141,7 @@ def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> Checkpoi
         config=config,
         tensors=tensors | {name: zeros(shape) for name, shape in missing.items()},
         vocabulary=_read_vocabulary(path, config),
-        generation=_read_generation(path),
+        generation=generation,
         unused=unused_,
         missing=missing_,
     )
@@ -317,16 +181,6 @@ def _read_vocabulary(folder: Path, config: T5Config) -> Vocabulary | None:
         return from_huggingface(folder, byte_level=config.vocab_size == 384)
     except FileNotFoundError:
         return None
-
-
-def _read_generation(folder: Path) -> dict[str, Any]:
-    file = folder / GENERATION_FILE
-    if not file.is_file():
-        return {}
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}); download it again") from error
 
 
 # writing
@@ -387,8 +241,11 @@ def write(
         _write_json(folder / CONFIG_FILE, _config_file(checkpoint.config, stored))
         if checkpoint.vocabulary is not None:
             write_huggingface(checkpoint.vocabulary, folder)
-        if checkpoint.generation:
-            _write_json(folder / GENERATION_FILE, dict(checkpoint.generation))
+        if not checkpoint.config.encoder_only:
+            fields = generation_defaults.write(
+                checkpoint.generation, checkpoint.config, checkpoint.limit
+            )
+            _write_json(folder / GENERATION_FILE, fields)
 
 
 def _config_file(config: T5Config, dtype: str) -> dict[str, Any]:

@@ -8,6 +8,11 @@ from typing import Literal
 
 from t5jax.knobs import check_knobs, knob
 
+MLPKind = Literal["relu", "gelu", "gelu_new", "silu", "gated-relu", "gated-gelu", "gated-silu"]
+# More than any model has, and so little that a mistake in a file costs no memory.
+_MOST_LAYERS = 10_000
+_MOST_WEIGHTS = 2**40  # in one array
+
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
@@ -24,10 +29,14 @@ class T5Config:
     d_kv: int = knob(64, "width of one attention head", least=1)
     d_ff: int = knob(1024, "width of the MLP's hidden layer", least=1)
     num_heads: int = knob(6, "attention heads", least=1)
-    num_layers: int = knob(8, "layers of the encoder", least=1)
-    num_decoder_layers: int = knob(8, "layers of the decoder; 0: an encoder alone", least=0)
-    feed_forward_proj: Literal["relu", "gated-gelu", "gated-silu"] = knob(
-        "gated-gelu", "MLP: relu (T5 1.0), gated-gelu (1.1, mT5, ByT5, Flan), gated-silu (UL2)"
+    num_layers: int = knob(8, "layers of the encoder", least=1, most=_MOST_LAYERS)
+    num_decoder_layers: int = knob(
+        8, "layers of the decoder; 0: an encoder alone", least=0, most=_MOST_LAYERS
+    )
+    feed_forward_proj: MLPKind = knob(
+        "gated-gelu",
+        "MLP: relu (T5 1.0), gated-gelu (1.1, mT5, ByT5, Flan), gated-silu (UL2), gated-relu; "
+        "silu, gelu (exact), gelu_new (its tanh form, which the gated one has too)",
     )
     tie_word_embeddings: bool = knob(False, "the output head is the embedding table (T5 1.0)")
     scale_decoder_outputs: bool = knob(
@@ -62,22 +71,32 @@ class T5Config:
                 f"encoder_attention_type={self.encoder_attention_type!r} has one relative bias for "
                 "all layers; use relative_bias='shared'"
             )
-        if self.relative_attention_num_buckets % 4:
-            raise ValueError(
-                f"relative_attention_num_buckets={self.relative_attention_num_buckets} "
-                "must be a multiple of 4 (two signs, exact and logarithmic halves)"
-            )
-        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
-            raise ValueError(
-                f"relative_attention_max_distance={self.relative_attention_max_distance} must be "
-                f"more than {self.relative_attention_num_buckets // 2}, half of "
-                "relative_attention_num_buckets: nearer distances have a bucket each"
-            )
-        for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
-            if getattr(self, name) >= self.vocab_size:
+        for name in ("vocab_size", "d_ff", "num_heads"):
+            weights = self.d_model * getattr(self, name) * (self.d_kv if "heads" in name else 1)
+            if weights > _MOST_WEIGHTS:
                 raise ValueError(
-                    f"{name}={getattr(self, name)} must be less than vocab_size={self.vocab_size}"
+                    f"{name}={getattr(self, name)} with d_model={self.d_model} makes arrays of "
+                    f"{weights:.1e} weights; at most {_MOST_WEIGHTS:.1e} are supported"
                 )
+        self._check_buckets()
+
+    def _check_buckets(self) -> None:
+        buckets = self.relative_attention_num_buckets
+        distance = self.relative_attention_max_distance
+        # The encoder halves them, for two signs; half of what is left there are exact distances.
+        exact = buckets // 4
+        if exact < 1:
+            raise ValueError(
+                f"relative_attention_num_buckets={buckets} must be at least 4 (two signs, exact "
+                "and logarithmic halves)"
+            )
+        # The decoder has one sign. Its logarithm is of this distance over the largest exact one.
+        exact = exact if self.encoder_only else buckets // 2
+        if distance <= exact:
+            raise ValueError(
+                f"relative_attention_max_distance={distance} must be more than the {exact} "
+                f"distances that relative_attention_num_buckets={buckets} keep apart"
+            )
 
     @property
     def encoder_only(self) -> bool:

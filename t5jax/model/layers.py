@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -26,6 +27,18 @@ from t5jax.model.quantized import Quantized, multiply
 # Projections by what they are made of: of x, or of x and of the encoder's output.
 SELF = (("query", "key", "value"),)
 CROSS = (("query",), ("key", "value"))
+
+# By T5Config.feed_forward_proj, as in transformers: only the ungated "gelu" is the exact one. T5
+# 1.1 was trained with the tanh form (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2).
+NON_LINEARITIES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "gated-relu": jax.nn.relu,
+    "gated-gelu": jax.nn.gelu,
+    "gated-silu": jax.nn.silu,
+}
 
 
 def _normal(std: float, *axes: str) -> Any:
@@ -383,6 +396,5 @@ class MLP(nn.Module):
 
     def activate(self, x: jax.Array, linear: jax.Array | None = None) -> jax.Array:
         """The non-linearity, times the linear half where the block is gated."""
-        # jax.nn.gelu is the tanh form by default, which T5 1.1 was trained with.
-        x = getattr(jax.nn, self.config.activation)(x)
+        x = NON_LINEARITIES[self.config.feed_forward_proj](x)
         return x if linear is None else x * linear
