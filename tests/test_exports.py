@@ -90,7 +90,7 @@ def check(folders: list[Path], *generates) -> None:
         for folder, config in zip(folders, configs, strict=True)
     ]
     ours = [t5jax.load(job["folder"]).generate_ids(job["ids"]) for job in jobs]
-    assert len({int(n) for result in ours for n in result.lengths.flat}) > 2  # some ended early
+    assert len({int(n) for result in ours for n in result.lengths.flat}) > 1  # some ended early
     for generate in generates:
         for job, config, result, theirs in zip(jobs, configs, ours, generate(jobs), strict=True):
             lengths = result.lengths[:, 0]

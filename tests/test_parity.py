@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5jax.model.attention import relative_position_bucket
 from t5jax.model.config import T5Config
 from t5jax.model.network import T5
 from tests.reference import ragged_ids, random_pair, torch
@@ -20,6 +21,17 @@ CONFIGS = {
     "tied-unscaled": SMALL.replace(tie_word_embeddings=True),
     "wide-heads": SMALL.replace(d_kv=24, num_heads=5),
     "buckets": SMALL.replace(relative_attention_num_buckets=16, relative_attention_max_distance=40),
+}
+# No released model has these, users' own do. Not every number of buckets divides by four, or two.
+OTHERS = {
+    "gelu, 30 buckets": {"feed_forward_proj": "gelu", "relative_attention_num_buckets": 30},
+    "silu, 31 buckets": {"feed_forward_proj": "silu", "relative_attention_num_buckets": 31},
+    "gelu_new, 6 buckets": {"feed_forward_proj": "gelu_new", "relative_attention_num_buckets": 6},
+    "gated-relu, 7 buckets": {
+        "feed_forward_proj": "gated-relu",
+        "relative_attention_num_buckets": 7,
+        "relative_attention_max_distance": 9,
+    },
 }
 
 
@@ -46,6 +58,27 @@ LENGTHS = {"uneven": [600, 3, 15, 16, 17, 127, 128, 385], "short": [3, 15, 9]}
 @pytest.mark.parametrize("lengths", [[3, 17, 30], [150, 1, 300]], ids=["short", "long"])
 def test_logits_and_hidden_states_equal_transformers(name, lengths):
     check(CONFIGS[name], lengths)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_mlp_and_number_of_buckets_gives_transformers_logits(name):
+    check(SMALL.replace(num_layers=1, num_decoder_layers=1, **OTHERS[name]), [150, 1, 40])
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_buckets_of_any_number_are_transformers(bidirectional):
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    distances = np.arange(-300, 301)
+    for buckets in (4, 5, 6, 7, 9, 15, 30, 31, 32, 33, 64):
+        for most in (buckets // 2 + 1, 128):
+            theirs = T5Attention._relative_position_bucket(
+                torch.tensor(distances), bidirectional, buckets, most
+            )
+            ours = relative_position_bucket(
+                distances, bidirectional=bidirectional, num_buckets=buckets, max_distance=most
+            )
+            np.testing.assert_array_equal(ours, theirs, err_msg=f"{buckets} buckets to {most}")
 
 
 @pytest.mark.parametrize(

@@ -78,25 +78,23 @@ class T5Config:
                     f"{name}={getattr(self, name)} with d_model={self.d_model} makes arrays of "
                     f"{weights:.1e} weights; at most {_MOST_WEIGHTS:.1e} are supported"
                 )
-        self._check_buckets()
-
-    def _check_buckets(self) -> None:
-        buckets = self.relative_attention_num_buckets
-        distance = self.relative_attention_max_distance
-        # The encoder halves them, for two signs; half of what is left there are exact distances.
-        exact = buckets // 4
-        if exact < 1:
+        # Any number, odd ones too: transformers' whole divisions leave a row unused then.
+        if self.relative_attention_num_buckets < 4:
             raise ValueError(
-                f"relative_attention_num_buckets={buckets} must be at least 4 (two signs, exact "
-                "and logarithmic halves)"
+                f"relative_attention_num_buckets={self.relative_attention_num_buckets} "
+                "must be at least 4 (two signs, exact and logarithmic halves)"
             )
-        # The decoder has one sign. Its logarithm is of this distance over the largest exact one.
-        exact = exact if self.encoder_only else buckets // 2
-        if distance <= exact:
+        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
             raise ValueError(
-                f"relative_attention_max_distance={distance} must be more than the {exact} "
-                f"distances that relative_attention_num_buckets={buckets} keep apart"
+                f"relative_attention_max_distance={self.relative_attention_max_distance} must be "
+                f"more than {self.relative_attention_num_buckets // 2}, half of "
+                "relative_attention_num_buckets: nearer distances have a bucket each"
             )
+        for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
+            if getattr(self, name) >= self.vocab_size:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be less than vocab_size={self.vocab_size}"
+                )
 
     @property
     def encoder_only(self) -> bool:
