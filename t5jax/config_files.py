@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from t5jax.config import RunConfig
-from t5jax.knobs import check_value, declared, nearest
+from t5jax.knobs import check_value, declared, nearest, short
 from t5jax.model.config import VARIANTS, T5Config
-from t5jax.schema import short
 from t5jax.text_files import read_text
 from t5jax.vocabulary import Vocabulary
 from t5jax.yaml_files import parse_yaml, write_yaml

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from t5jax import programs, sharding
+from t5jax import programs, sharding, sizes
 from t5jax.decoding.beam import Search
 from t5jax.decoding.controls import (
     Controls,
@@ -246,6 +246,7 @@ class Decoder:
         if inputs == 0:
             return gather([], 0, samples, request)
         rows = self.rows(inputs)
+        self.check_fits(request, rows, encoded.ids.shape[1])
         hidden, mask = self.pad_rows(encoded, rows)
         length = request.length()
         # Steps between two looks at whether all rows have ended.
@@ -327,10 +328,48 @@ class Decoder:
         large = kernel.size >= SHORTLIST_SIZE and kernel.shape[0] > BLOCK * (BLOCKS + 1)
         return make_shortlist(kernel) if large else None
 
+    def check_fits(self, request: Request, rows: int, inputs: int) -> None:
+        """ValueError where decoding `rows` inputs of that many tokens cannot fit into memory."""
+        options, config = request.options, self.network.config
+        beams = options.num_beams > 1
+        used = {
+            "num_beams" if beams else "num_return_sequences": (
+                options.num_beams if beams else request.samples
+            ),
+            "max_new_tokens": options.max_new_tokens,
+        }
+        sizes.check_fits(
+            f"decoding {rows} input(s) with "
+            + ", ".join(f"{name}={value}" for name, value in used.items()),
+            sizes.decoding_bytes(
+                config,
+                rows=rows,
+                hypotheses=next(iter(used.values())),
+                length=request.length(),
+                inputs=inputs,
+                size=self.network.dtype.itemsize,
+            ),
+            self.devices,
+            "lower them" if rows == 1 else "lower them, or decode fewer at a time",
+        )
+
+    @property
+    def devices(self) -> Sequence[jax.Device]:
+        """Where it computes."""
+        return jax.devices()[:1] if self.mesh is None else list(self.mesh.devices.flat)
+
     def encode(self, ids: np.ndarray) -> Encoded:
         """int32[B, S] -> encoder output, rows and S rounded up within it."""
         rows, width = ids.shape
-        pad = self.network.config.pad_token_id
+        config = self.network.config
+        cells = self.rows(rows) * bucket(width, LENGTH_BUCKETS) * self.network.dtype.itemsize
+        sizes.check_fits(
+            f"encoding {rows} input(s) of {width} tokens",
+            {"activations": cells * (2 * config.d_model + config.d_ff)},
+            self.devices,
+            "encode fewer at a time, or shorter ones",
+        )
+        pad = config.pad_token_id
         padded = np.full((self.rows(rows), bucket(width, LENGTH_BUCKETS)), pad, np.int32)
         padded[:rows, :width] = ids
         with sharding.use(self.mesh):

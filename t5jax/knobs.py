@@ -18,8 +18,6 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from t5jax.schema import short
-
 # JAX counts in int32, so no size, step or seed is larger.
 LARGEST = 2**31 - 1
 
@@ -150,6 +148,15 @@ def nearest(name: Any, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+
+
+def short(value: Any, length: int = 60) -> str:
+    """`repr(value)`, cut to `length` characters."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply; a number of 5,000 digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= length else text[:length] + "…"
 
 
 def add_number(

@@ -13,7 +13,10 @@ from typing import Any, TypeVar
 
 import pydantic
 
+from t5jax.knobs import short
 from t5jax.text_files import read_text
+
+__all__ = ["Schema", "check", "parse_json", "read_json", "short"]
 
 T = TypeVar("T")
 
@@ -67,12 +70,3 @@ def read_json(file: str | Path, schema: type[T]) -> T:
       FileNotFoundError: there is no such file. ValueError: it is not JSON, or does not fit.
     """
     return check(schema, parse_json(read_text(file), file), file)
-
-
-def short(value: Any, length: int = 60) -> str:
-    """`repr(value)`, cut to `length` characters."""
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # nested too deeply; a number of 5,000 digits
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= length else text[:length] + "…"

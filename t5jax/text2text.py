@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from t5jax import programs, sharding
+from t5jax import programs, sharding, sizes
 from t5jax.decoding.controls import LogitsProcessor
 from t5jax.decoding.options import GenerationOptions
 from t5jax.formats import generation_defaults
@@ -114,6 +114,7 @@ class Text2Text:
         prefix = self._ids(decoder_input_ids, "decoder_input_ids")
         if len(ids) != len(prefix):
             raise ValueError(f"{len(ids)} rows of input_ids, {len(prefix)} of decoder_input_ids")
+        self._check_logits(*prefix.shape)
         with sharding.use(self.mesh):
             return programs.logits(self._network, self._params, ids, prefix)
 
@@ -151,9 +152,18 @@ class Text2Text:
                 scores[rows, i] = self._score_encoded(encoded, np.tile(target, (len(rows), 1)))
         return scores
 
+    def _check_logits(self, rows: int, width: int) -> None:
+        sizes.check_fits(
+            f"scoring {rows} target(s) of {width} tokens",
+            {"logits": rows * width * self.config.vocab_size * 4},
+            self._decoder.devices,
+            "score fewer at a time",
+        )
+
     def _score_encoded(self, encoded: Encoded, targets: np.ndarray) -> np.ndarray:
         """B encoded inputs, int[B, T] -> float32[B]."""
         rows = self._decoder.rows(len(targets))
+        self._check_logits(rows, targets.shape[1])
         padded = self._padding(rows, bucket(targets.shape[1], LENGTH_BUCKETS))
         padded[: len(targets), : targets.shape[1]] = targets
         hidden, mask = self._decoder.pad_rows(encoded, rows)
@@ -302,7 +312,9 @@ class Text2Text:
     def _request(self, options: Mapping[str, Any], **more: Any) -> Request:
         self._need_decoder()
         settings = self.generation.replace(options)
-        return Request.make(settings, self.config, self._vocabulary, **more)
+        request = Request.make(settings, self.config, self._vocabulary, **more)
+        self._decoder.check_fits(request, rows=1, inputs=1)
+        return request
 
     def _with_prefix(
         self,

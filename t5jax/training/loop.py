@@ -25,6 +25,7 @@ from t5jax.formats import native
 from t5jax.formats.detect import open_checkpoint
 from t5jax.model.network import T5
 from t5jax.model.parameters import abstract_params, count_parameters, logical_axes, stack
+from t5jax.sizes import check_training
 from t5jax.tasks import registry
 from t5jax.text2text import Text2Text, keep_compiled_programs
 from t5jax.training.checkpoints import Checkpoints
@@ -54,6 +55,7 @@ def train(tree: dict[str, Any]) -> None:
     registry.load_modules(config.data.modules)
     keep_compiled_programs()
     mesh = sharding.make_mesh(config.mesh)
+    check_training(config, list(mesh.devices.flat))
     print_devices(mesh)
     write_run(run_dir, config, vocabulary)
     with Run(config, vocabulary, mesh, run_dir) as run:

@@ -1,0 +1,213 @@
+"""What a call or a run needs in memory at least, from shapes alone, and what there is.
+
+Estimates are lower bounds: what is refused could not have run. What is near the limit may still
+fail, as temporaries are not counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from t5jax.config import RunConfig
+from t5jax.model.config import T5Config
+
+# Calls that need less than this are not looked at: reading what is free takes 0.1 ms.
+SMALL = 2**28
+# Room for ids that a decoder's cache begins with; see `t5jax.generation.ROOMS`.
+FIRST_ROOM = 128
+
+GROUP, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def parameter_count(config: T5Config) -> int:
+    """Parameters of a model, as `count_parameters` of its tree."""
+    c, attention = config, 4 * config.d_model * config.num_heads * config.d_kv
+    mlp = (3 if c.gated else 2) * c.d_model * c.d_ff
+    table = c.num_heads * c.relative_attention_num_buckets
+    each = c.relative_bias == "per_layer"
+    encoder = c.num_layers * (attention + mlp + 2 * c.d_model) + c.d_model
+    encoder += table * (c.num_layers if each else 1)
+    if c.global_tokens:  # the norm of each layer's global tokens, and their own table
+        encoder += c.num_layers * c.d_model + table
+    decoder = 0
+    if not c.encoder_only:
+        decoder = c.num_decoder_layers * (2 * attention + mlp + 3 * c.d_model) + c.d_model
+        decoder += table * (c.num_decoder_layers if each else 1)
+    heads = 1 if c.tie_word_embeddings or c.encoder_only else 2
+    return heads * c.vocab_size * c.d_model + encoder + decoder
+
+
+def decoding_bytes(
+    config: T5Config, *, rows: int, hypotheses: int, length: int, inputs: int, size: int
+) -> dict[str, int]:
+    """What decoding holds at once, beside the parameters.
+
+    Args:
+      rows: inputs decoded together.
+      hypotheses: beams, or samples, an input.
+      length: ids that an output may have. All rows begin with a cache of `FIRST_ROOM`; of longer
+        outputs one is counted, since the others may have ended.
+      inputs: tokens of an input.
+      size: bytes of a number in the cache.
+    """
+    token = 2 * config.num_decoder_layers * config.num_heads * config.d_kv * size
+    long = hypotheses * length
+    first = rows * hypotheses * min(length, FIRST_ROOM)
+    return {
+        "the cache": max(long, first) * token + rows * inputs * token,
+        "logits": rows * hypotheses * config.vocab_size * 4,
+        "ids": max(long, first) * 4,
+    }
+
+
+def training_bytes(config: RunConfig) -> dict[str, int]:
+    """What a training step holds at once, over all devices."""
+    model, training, data = config.model, config.training, config.data
+    parameters = 4 * parameter_count(model)
+    pieces = training.micro_batches
+    inputs, targets = (
+        data.batch * n // pieces for n in (data.lengths.inputs, data.lengths.targets)
+    )
+    layers = model.num_layers * inputs + model.num_decoder_layers * targets
+    # The inputs of all layers, which even remat keeps. Gradients come when these go.
+    activations = layers * model.d_model * _BYTES[training.dtype] + targets * model.vocab_size * 4
+    return {
+        "parameters": parameters,
+        "optimizer": 2 * parameters if config.optimizer.name == "adamw" else 0,
+        "activations": activations,
+        "gradients": max(0, parameters - activations),
+    }
+
+
+def check_fits(
+    what: str, parts: Mapping[str, int], devices: Sequence[jax.Device], remedy: str
+) -> None:
+    """Refuses what cannot fit.
+
+    Args:
+      what: it is called.
+      parts: bytes by name, over all devices.
+      devices: that it is spread over; none: the host's memory.
+      remedy: what to do about it.
+
+    Raises:
+      ValueError: the parts together are more than is free; with the estimate, and what there is.
+    """
+    here = [device for device in devices if device.process_index == jax.process_index()]
+    need = sum(parts.values()) * len(here) // len(devices) if devices else sum(parts.values())
+    if need < SMALL:
+        return
+    free = device_memory(here)
+    free = host_memory() if free is None else free
+    if free is None or need <= free:
+        return
+    detail = ", ".join(f"{name} {amount(n)}" for name, n in parts.items() if n > need // 100)
+    raise ValueError(
+        f"{what} needs at least {amount(need)} of memory ({detail}), and {amount(free)} are free; "
+        f"{remedy}"
+    )
+
+
+def check_training(config: RunConfig, devices: Sequence[jax.Device]) -> None:
+    """ValueError where a run's step, its prepared batches or its evaluation cannot fit."""
+    model, data = config.model, config.data
+    check_fits(
+        f"a step of data.batch={data.batch}, data.lengths={data.lengths.inputs} and "
+        f"{data.lengths.targets}, {parameter_count(model):,} parameters",
+        training_bytes(config),
+        devices,
+        "use a smaller batch, shorter rows, more training.micro_batches, or a smaller model",
+    )
+    row = 4 * (2 * data.lengths.inputs + 4 * data.lengths.targets)
+    check_fits(
+        f"data.prefetch={data.prefetch} of data.batch={data.batch}",
+        {"prepared batches": data.prefetch * data.batch * row},
+        (),
+        "prepare fewer",
+    )
+    if config.eval.tasks and not model.encoder_only:
+        longest = config.eval.max_new_tokens or data.lengths.targets
+        check_fits(
+            f"evaluation with eval.max_new_tokens={longest}",
+            decoding_bytes(
+                model,
+                rows=1,
+                hypotheses=1,
+                length=longest,
+                inputs=data.lengths.inputs,
+                size=_BYTES[config.training.dtype],
+            ),
+            devices,
+            "write less",
+        )
+
+
+def amount(size: int) -> str:
+    """Bytes in words."""
+    for unit, name in ((10**12, "TB"), (10**9, "GB")):
+        if size >= unit:
+            return f"{size / unit:,.1f} {name}"
+    return f"{size / 10**6:,.0f} MB"
+
+
+def device_memory(devices: Sequence[jax.Device]) -> int | None:
+    """Free bytes of accelerators, together; None of CPUs, and where a device does not tell."""
+    total = 0
+    for device in devices:
+        stats = device.memory_stats() if device.platform != "cpu" else None
+        if not stats or "bytes_limit" not in stats:
+            return None
+        total += stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return total or None
+
+
+def host_memory() -> int | None:
+    """Bytes that this process could still take; None where the system does not tell.
+
+    What the machine has available with its swap, or less: what the process' control group allows.
+    """
+    found = []
+    lines = _lines("/proc/meminfo")
+    known = {
+        name: int(value.split()[0]) * 1024 for name, _, value in (x.partition(":") for x in lines)
+    }
+    if "MemAvailable" in known:
+        found.append(known["MemAvailable"] + known.get("SwapFree", 0))
+    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    found += _group_memory()
+    return min(found, default=None)
+
+
+def _group_memory() -> list[int]:
+    """What the control group and those above it leave, with what could be dropped of caches."""
+    left = []
+    for line in _lines(GROUP):
+        _, kinds, place = line.split(":", 2)
+        if kinds == "":
+            root, limit, used = GROUPS, "memory.max", "memory.current"
+        elif "memory" in kinds.split(","):
+            root, limit, used = GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        # In a container the path is the host's, and the group lies at the root.
+        places = [Path(root, *place.split("/")[1 : n + 1]) for n in range(place.count("/") + 1)]
+        for folder in dict.fromkeys([Path(root), *places]):
+            most, now = (_lines(folder / name) for name in (limit, used))
+            if most and now and most[0].isdigit():
+                stat = dict(x.split() for x in _lines(folder / "memory.stat"))
+                dropped = sum(int(stat.get(k, 0)) for k in ("inactive_file", "active_file"))
+                left.append(int(most[0]) - int(now[0]) + dropped)
+    return left
+
+
+def _lines(file: str | Path) -> list[str]:
+    try:
+        return Path(file).read_text().splitlines()
+    except OSError:
+        return []
