@@ -14,6 +14,8 @@ import tensorflow as tf
 import t5jax.tasks
 from t5jax.tasks import inflect, metrics, pronounce, registry, source
 from t5jax.vocabulary import (
+    AddedToken,
+    AddedTokensVocabulary,
     ByteVocabulary,
     SentencePieceVocabulary,
     TokenizerJsonVocabulary,
@@ -365,7 +367,9 @@ def test_a_task_class_that_replace_would_lose_is_refused(registered):
 def test_seqio_vocabulary_has_the_same_ids(vocabulary, tokenizer_json):
     text = "past: go <extra_id_0> HH AH0"
     seven = SentencePieceVocabulary(vocabulary.model, 7)
-    for ours in (vocabulary, seven, ByteVocabulary(3), tokenizer_json):
+    bare = SentencePieceVocabulary(vocabulary.model, 0)
+    added = AddedTokensVocabulary(bare, [AddedToken("go", bare.vocab_size)])
+    for ours in (vocabulary, seven, ByteVocabulary(3), tokenizer_json, added):
         theirs = registry.seqio_vocabulary(ours)
         assert theirs.encode(text) == ours.encode(text)
         assert (theirs.vocab_size, theirs.extra_ids) == (ours.vocab_size, ours.extra_ids)

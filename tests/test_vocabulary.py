@@ -176,7 +176,7 @@ def test_missing_vocabularies_are_named(tmp_path):
 @pytest.mark.parametrize("description", ["", "{}", "[]", '{"kind": "words", "extra_ids": 1}'])
 def test_unreadable_descriptions_are_named(tmp_path, description):
     (tmp_path / "vocabulary.json").write_text(description)
-    with pytest.raises(ValueError, match=r"vocabulary\.json: "):
+    with pytest.raises(ValueError, match=r"vocabulary\.json\b"):
         load_vocabulary(tmp_path)
 
 

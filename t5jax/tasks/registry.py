@@ -28,6 +28,7 @@ from t5jax import user_code
 from t5jax.tasks import ranking
 from t5jax.tasks.wrapped import WrappedVocabulary
 from t5jax.vocabulary import (
+    AddedTokensVocabulary,
     ByteVocabulary,
     SentencePieceVocabulary,
     TokenizerJsonVocabulary,
@@ -206,12 +207,12 @@ def seqio_vocabulary(vocabulary: Vocabulary) -> seqio.Vocabulary:
     """seqio's vocabulary with the same ids.
 
     seqio reads SentencePiece models from files: the vocabulary's own where it still holds the
-    same model, else a copy that is deleted when the process ends. A tokenizer.json, which seqio
-    does not know, is wrapped.
+    same model, else a copy that is deleted when the process ends. A tokenizer.json and added
+    tokens, which seqio does not know, are wrapped.
 
     Raises TypeError for anything else.
     """
-    if isinstance(vocabulary, TokenizerJsonVocabulary):
+    if isinstance(vocabulary, TokenizerJsonVocabulary | AddedTokensVocabulary):
         return WrappedVocabulary(vocabulary)
     if isinstance(vocabulary, ByteVocabulary):
         return seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids)

@@ -1,9 +1,10 @@
-"""Text to ids and back: bytes, SentencePiece with T5's sentinels, Hugging Face's tokenizer.json.
+"""Text to ids and back: bytes, SentencePiece, added tokens, Hugging Face's tokenizer.json.
 
 Bytes and SentencePiece give the ids that seqio's vocabularies of the same name give, without
 TensorFlow, seqio or protobuf, so that a notebook tokenizes exactly as training did.
 """
 
+from t5jax.vocabulary.added_tokens import AddedToken, AddedTokensVocabulary
 from t5jax.vocabulary.base import Vocabulary
 from t5jax.vocabulary.byte_level import BYTE_EXTRA_IDS, ByteVocabulary
 from t5jax.vocabulary.folders import load_vocabulary, make_vocabulary, save_vocabulary
@@ -15,6 +16,8 @@ from t5jax.vocabulary.training import frequent_words, train_sentencepiece
 __all__ = [
     "BYTE_EXTRA_IDS",
     "SENTENCEPIECE_EXTRA_IDS",
+    "AddedToken",
+    "AddedTokensVocabulary",
     "ByteVocabulary",
     "SentencePieceVocabulary",
     "TokenizerJsonVocabulary",

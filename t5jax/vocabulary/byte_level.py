@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from t5jax.vocabulary.base import Vocabulary
 
-import numpy as np
-
-from t5jax.vocabulary.base import Vocabulary, until_eos
-
+FIRST_BYTE = 3  # the id of byte 0
 BYTE_EXTRA_IDS = 125  # ByT5: 3 special ids + 256 bytes + 125 sentinels = 384
 
 
@@ -22,22 +19,24 @@ class ByteVocabulary(Vocabulary):
     eos_id = 1
     unk_id = 2
 
-    _FIRST_BYTE = 3
-
     def __init__(self, extra_ids: int = BYTE_EXTRA_IDS):
         super().__init__(extra_ids)
 
     @property
     def vocab_size(self) -> int:
-        return self._FIRST_BYTE + 256 + self.extra_ids
+        return FIRST_BYTE + 256 + self.extra_ids
 
-    def encode(self, text: str) -> list[int]:
-        return [byte + self._FIRST_BYTE for byte in text.encode("utf-8")]
+    def _encode(self, text: str) -> list[int]:
+        return [byte + FIRST_BYTE for byte in text.encode("utf-8")]
 
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        # Special ids, sentinels and ids past the end are dropped, as are broken UTF-8 sequences.
-        values = (i - self._FIRST_BYTE for i in until_eos(ids, self.eos_id))
-        return bytes(v for v in values if 0 <= v < 256).decode("utf-8", errors="ignore")
+    def _decode(self, ids: list[int]) -> str:
+        # Broken UTF-8 sequences are dropped.
+        return self.decode_bytes(ids).decode("utf-8", errors="ignore")
+
+    def decode_bytes(self, ids: list[int]) -> bytes:
+        """The bytes of ids; special ids, sentinels and ids past the end have none."""
+        values = (i - FIRST_BYTE for i in ids)
+        return bytes(v for v in values if 0 <= v < 256)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ByteVocabulary) and self.extra_ids == other.extra_ids

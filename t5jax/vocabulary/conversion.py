@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers import decoders as dec
 from tokenizers import models as mod
@@ -18,10 +16,8 @@ from t5jax.vocabulary.tokenizer_json import EOS, PAD, UNK
 _SPACE = "▁"
 
 
-def to_tokenizer_json(
-    vocabulary: SentencePieceVocabulary, added_tokens: Iterable[AddedToken] = ()
-) -> bytes:
-    """The content of a `tokenizer.json` with the vocabulary's ids, and `added_tokens` after them.
+def to_tokenizer_json(vocabulary: SentencePieceVocabulary) -> bytes:
+    """The content of a `tokenizer.json` with the vocabulary's ids.
 
     See TokenizerJsonVocabulary for where a tokenizer.json and SentencePiece differ.
 
@@ -41,8 +37,6 @@ def to_tokenizer_json(
     tokenizer.add_special_tokens(
         [AddedToken(token, normalized=False, special=True) for token in [*names, *sentinels]]
     )
-    for token in added_tokens:
-        tokenizer.add_tokens([token])
 
     rules: list[norm.Normalizer] = []
     if model.charsmap:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Annotated, Literal
 
-from t5jax.vocabulary.base import DESCRIPTION, Vocabulary
+import pydantic
+
+from t5jax.schema import Schema, read_json
+from t5jax.vocabulary.added_tokens import AddedToken, AddedTokensVocabulary
+from t5jax.vocabulary.base import DESCRIPTION, MOST_EXTRA_IDS, Vocabulary, path_of
 from t5jax.vocabulary.byte_level import BYTE_EXTRA_IDS, ByteVocabulary
 from t5jax.vocabulary.huggingface import from_huggingface
 from t5jax.vocabulary.sentencepiece import SENTENCEPIECE_MODEL, SentencePieceVocabulary
@@ -14,34 +18,60 @@ from t5jax.vocabulary.tokenizer_json import TOKENIZER_JSON, TokenizerJsonVocabul
 
 def save_vocabulary(vocabulary: Vocabulary, folder: str | Path) -> None:
     """Writes `vocabulary.json` into `folder`, and `spiece.model` or `tokenizer.json` for theirs."""
-    vocabulary.save(folder)
+    vocabulary.save(path_of(folder, "folder"))
 
 
 def load_vocabulary(folder: str | Path, extra_ids: int | None = None) -> Vocabulary:
     """Reads what save_vocabulary wrote. `extra_ids`, if given, replaces the saved number.
 
-    A tokenizer.json's number is its own, and no other is accepted.
+    Those of a tokenizer.json and of added tokens are their own, and no other number is accepted.
 
     Raises FileNotFoundError where a file is missing, ValueError where one cannot be understood.
     """
-    path = Path(folder) / DESCRIPTION
+    folder = path_of(folder, "folder")
+    path = folder / DESCRIPTION
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; save_vocabulary writes it")
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        kind, saved_extra_ids = description["kind"], int(description["extra_ids"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{path}: expected {{"kind": …, "extra_ids": …}}: {error!r}') from error
-    n = saved_extra_ids if extra_ids is None else extra_ids
-    if kind == ByteVocabulary.kind:
+    saved = read_json(path, _Description)
+    n = saved.extra_ids if extra_ids is None else extra_ids
+    if saved.kind == ByteVocabulary.kind:
         return ByteVocabulary(n)
-    if kind == SentencePieceVocabulary.kind:
-        return SentencePieceVocabulary(Path(folder) / SENTENCEPIECE_MODEL, n)
-    if kind == TokenizerJsonVocabulary.kind:
-        return _checked(TokenizerJsonVocabulary(Path(folder) / TOKENIZER_JSON), n)
-    raise ValueError(
-        f"{path}: kind={kind!r}; expected 'bytes', 'sentencepiece' or 'tokenizer_json'"
-    )
+    if saved.kind == SentencePieceVocabulary.kind:
+        return SentencePieceVocabulary(folder / SENTENCEPIECE_MODEL, n)
+    if saved.kind == TokenizerJsonVocabulary.kind:
+        return _checked(TokenizerJsonVocabulary(folder / TOKENIZER_JSON), n)
+    added = read_json(path, _WithTokens)
+    base: SentencePieceVocabulary | ByteVocabulary
+    if added.base == ByteVocabulary.kind:
+        base = ByteVocabulary(0)
+    else:
+        base = SentencePieceVocabulary(folder / SENTENCEPIECE_MODEL, 0)
+    tokens = [AddedToken(**dict(token)) for token in added.tokens]
+    try:
+        return _checked(AddedTokensVocabulary(base, tokens, legacy=added.legacy), n)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+class _Description(Schema):
+    kind: Literal["bytes", "sentencepiece", "tokenizer_json", "added_tokens"]
+    extra_ids: Annotated[int, pydantic.Field(ge=0, le=MOST_EXTRA_IDS)]
+
+
+class _Token(Schema):
+    text: str
+    id: Annotated[int, pydantic.Field(ge=0)]
+    lstrip: bool
+    rstrip: bool
+    single_word: bool
+    special: bool
+    role: str
+
+
+class _WithTokens(Schema):
+    base: Literal["bytes", "sentencepiece"]
+    legacy: bool
+    tokens: list[_Token]
 
 
 def make_vocabulary(spec: str | Path, extra_ids: int | None = None) -> Vocabulary:
@@ -60,7 +90,7 @@ def make_vocabulary(spec: str | Path, extra_ids: int | None = None) -> Vocabular
     """
     if str(spec) == ByteVocabulary.kind:
         return ByteVocabulary(BYTE_EXTRA_IDS if extra_ids is None else extra_ids)
-    path = Path(spec)
+    path = path_of(spec, "vocabulary")
     if (path / DESCRIPTION).is_file():
         return load_vocabulary(path, extra_ids)
     if path.is_dir():

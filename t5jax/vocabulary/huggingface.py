@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from tokenizers import AddedToken
-
-from t5jax.vocabulary.base import Vocabulary
+from t5jax.vocabulary.added_tokens import SENTINEL, AddedToken, AddedTokensVocabulary
+from t5jax.vocabulary.base import Vocabulary, path_of
 from t5jax.vocabulary.byte_level import BYTE_EXTRA_IDS, ByteVocabulary
 from t5jax.vocabulary.conversion import fits_t5_tokenizer, padding, to_tokenizer_json
+from t5jax.vocabulary.huggingface_files import (
+    ADDED,
+    CONFIG,
+    SPECIAL,
+    Files,
+    Numbered,
+    is_plain,
+    tokens_of,
+)
 from t5jax.vocabulary.sentencepiece import SENTENCEPIECE_MODEL, SentencePieceVocabulary
 from t5jax.vocabulary.sentencepiece_model import has_own_sentinels
 from t5jax.vocabulary.tokenizer_json import (
     EOS,
     PAD,
-    SENTINEL,
     TOKENIZER_JSON,
     UNK,
     TokenizerJsonVocabulary,
 )
 
-_CONFIG = "tokenizer_config.json"
-_SPECIAL = "special_tokens_map.json"
-_ADDED = "added_tokens.json"
 _BYTE_CLASS = "ByT5Tokenizer"
 # Takes a tokenizer.json as it is; both versions of transformers know the name.
 _FAST_CLASS = "PreTrainedTokenizerFast"
@@ -37,7 +42,8 @@ def from_huggingface(folder: str | Path, *, byte_level: bool = False) -> Vocabul
     - Bytes where its configuration names ByT5's tokenizer.
     - Else `spiece.model`, whose ids are exactly those of pre-training, with as many sentinels as
       the files beside it say: by default 100, and none more where the model holds its own. Where
-      tokens were added that it lacks, `tokenizer.json`, or one made of both.
+      tokens were added that it lacks, `tokenizer.json`, or the ids of transformers 4's tokenizer in
+      Python (`AddedTokensVocabulary`) if there is none.
     - Else `tokenizer.json`, which is all that transformers 5 writes.
     - Else bytes if `byte_level`.
 
@@ -49,34 +55,28 @@ def from_huggingface(folder: str | Path, *, byte_level: bool = False) -> Vocabul
       FileNotFoundError: there is none of these.
       ValueError: a file is damaged; the message names it.
     """
-    folder = Path(folder)
+    folder = path_of(folder, "folder")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    config = _json(folder / _CONFIG)
-    model = _json(folder / "config.json")
-    name = config.get("tokenizer_class") or model.get("tokenizer_class")
-    tokens = _tokens(folder)
-    sentinels = len({match[1] for match in map(SENTINEL.fullmatch, tokens) if match})
+    files = Files(folder)
     # transformers writes extra_ids=0 for ByT5 whatever there is, so the tokens come first.
-    extra_ids = sentinels or config.get("extra_ids")
-    if not (extra_ids is None or (isinstance(extra_ids, int) and extra_ids >= 0)):
-        raise ValueError(f"{folder / _CONFIG}: extra_ids={extra_ids!r}; expected a number")
+    extra_ids = files.sentinels() or files.config.extra_ids
     pieces, fast = folder / SENTENCEPIECE_MODEL, folder / TOKENIZER_JSON
-    if name == _BYTE_CLASS:
-        return _bytes(extra_ids)
+    if files.tokenizer_class == _BYTE_CLASS:
+        return _with_tokens(files, ByteVocabulary(0), _bytes(extra_ids), folder)
     if pieces.is_file():
         own = has_own_sentinels(pieces.read_bytes())
-        vocabulary = SentencePieceVocabulary(pieces, 0 if own else extra_ids)
-        lacking = _lacking(vocabulary, tokens)
-        if not lacking:
-            return vocabulary
-        return TokenizerJsonVocabulary(fast) if fast.is_file() else _extended(vocabulary, lacking)
+        plain = SentencePieceVocabulary(pieces, 0 if own else extra_ids)
+        vocabulary = _with_tokens(files, SentencePieceVocabulary(pieces, 0), plain, folder)
+        if fast.is_file() and (vocabulary != plain or _lacks(plain, files.fast)):
+            return TokenizerJsonVocabulary(fast)
+        return vocabulary
     if fast.is_file():
         return TokenizerJsonVocabulary(fast)
     if byte_level:
-        return _bytes(extra_ids)
+        return _with_tokens(files, ByteVocabulary(0), _bytes(extra_ids), folder)
     raise FileNotFoundError(
-        f"{folder}: no tokenizer; expected {SENTENCEPIECE_MODEL}, {TOKENIZER_JSON}, or a {_CONFIG} "
+        f"{folder}: no tokenizer; expected {SENTENCEPIECE_MODEL}, {TOKENIZER_JSON}, or a {CONFIG} "
         f"that names {_BYTE_CLASS}"
     )
 
@@ -123,15 +123,68 @@ def write_huggingface(vocabulary: Vocabulary, folder: str | Path) -> None:
             present = vocabulary.tokenizer.get_vocab()
             sentinels = [token for token in sentinels if token in present]
             files[TOKENIZER_JSON] = vocabulary.json
+        case AddedTokensVocabulary(base=base):
+            # No tokenizer.json: transformers 4 would take it, and give other texts of ids.
+            if isinstance(base, SentencePieceVocabulary):
+                files[SENTENCEPIECE_MODEL] = base.model
+            else:
+                config["extra_ids"] = 0  # as its own; it refuses another number than of sentinels
+            is_bytes = isinstance(base, ByteVocabulary)
+            config["tokenizer_class"] = _BYTE_CLASS if is_bytes else "T5Tokenizer"
+            config["legacy"] = vocabulary.legacy
+            config["added_tokens_decoder"] = {str(t.id): _written(t) for t in vocabulary.tokens}
+            added = {t.text: t.id for t in vocabulary.tokens if t.id >= base.vocab_size}
+            files[ADDED] = _dump(added)
         case _:
             raise TypeError(f"Hugging Face has no tokenizer like {vocabulary!r}")
     special: dict[str, Any] = {"eos_token": EOS, "pad_token": pad, "unk_token": UNK}
     special["additional_special_tokens"] = sentinels
-    files[_CONFIG] = _dump(special | config)
-    files[_SPECIAL] = _dump(special)
+    if isinstance(vocabulary, AddedTokensVocabulary):
+        special = _written_special(vocabulary)
+    files[CONFIG] = _dump(special | config)
+    files[SPECIAL] = _dump(special)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
+
+
+def _written(token: AddedToken) -> dict[str, Any]:
+    flags = dataclasses.asdict(token)
+    del flags["id"], flags["role"]
+    return flags | {"content": flags.pop("text"), "normalized": not token.special}
+
+
+def _written_special(vocabulary: AddedTokensVocabulary) -> dict[str, Any]:
+    special: dict[str, Any] = {t.role: t.text for t in vocabulary.tokens if t.role}
+    special["additional_special_tokens"] = [
+        token.text for token in vocabulary.tokens if token.special and not token.role
+    ]
+    return special
+
+
+def _with_tokens(
+    files: Files,
+    base: SentencePieceVocabulary | ByteVocabulary,
+    plain: Vocabulary,
+    folder: Path,
+) -> Vocabulary:
+    """`plain`, or the base with the tokens that `plain` lacks."""
+    tokens = tokens_of(files, base, plain.extra_ids)
+    lacking = [t for t in tokens if not is_plain(t, base, plain.extra_ids)]
+    if not lacking:
+        return plain
+    # transformers' default, where nothing is said.
+    legacy = files.config.legacy is not False or isinstance(base, ByteVocabulary)
+    try:
+        return AddedTokensVocabulary(base, tokens, legacy=legacy)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+
+
+def _lacks(plain: SentencePieceVocabulary, tokens: Iterable[Numbered]) -> bool:
+    find, unk = plain.processor.piece_to_id, plain.unk_id
+    names = [token.content for token in tokens if not SENTINEL.fullmatch(token.content)]
+    return any(find(name) == unk for name in names if name != UNK)
 
 
 def _bytes(extra_ids: int | None) -> ByteVocabulary:
@@ -140,88 +193,3 @@ def _bytes(extra_ids: int | None) -> ByteVocabulary:
 
 def _dump(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode("utf-8")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """The object in a file, empty where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON or of UTF-8
-        raise ValueError(f"{path}: damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: damaged: expected an object, not a {type(content).__name__}")
-    return content
-
-
-class _Token(NamedTuple):
-    """A token that the files name, with its id and its options where they say."""
-
-    id: int | None
-    options: dict[str, bool]
-
-
-def _tokens(folder: Path) -> dict[str, _Token]:
-    """The tokens by text, of all four files; a later one says more than those before it."""
-    tokens: dict[str, _Token] = {}
-    for name in (TOKENIZER_JSON, _SPECIAL, _ADDED, _CONFIG):
-        content = _json(folder / name)
-        try:
-            if name == TOKENIZER_JSON:
-                for token in content.get("added_tokens") or []:
-                    tokens[token["content"]] = _Token(int(token["id"]), _options(token))
-                continue
-            if name == _ADDED:
-                for text, i in content.items():
-                    tokens[text] = _Token(int(i), tokens[text].options if text in tokens else {})
-                continue
-            for field in ("additional_special_tokens", "extra_special_tokens"):
-                listed = content.get(field) or []
-                for token in listed.values() if isinstance(listed, dict) else listed:
-                    text = token["content"] if isinstance(token, dict) else str(token)
-                    tokens.setdefault(text, _Token(None, {"special": True}))
-            for i, token in (content.get("added_tokens_decoder") or {}).items():
-                tokens[token["content"]] = _Token(int(i), _options(token))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder / name}: not a list of tokens: {error!r}") from error
-    return tokens
-
-
-def _options(token: Mapping[str, Any]) -> dict[str, bool]:
-    """Of a token in the words of both libraries."""
-    names = ("lstrip", "rstrip", "single_word", "normalized", "special")
-    return {name: bool(token[name]) for name in names if name in token}
-
-
-def _lacking(
-    vocabulary: SentencePieceVocabulary, tokens: Mapping[str, _Token]
-) -> dict[str, _Token]:
-    """Those of the tokens that the vocabulary lacks, by ascending id."""
-    find, unk = vocabulary.processor.piece_to_id, vocabulary.unk_id
-    found = {
-        text: token
-        for text, token in tokens.items()
-        if not SENTINEL.fullmatch(text) and text != UNK and find(text) == unk
-    }
-    # Those without an id get one after those that have theirs, in their order.
-    return dict(sorted(found.items(), key=lambda item: (item[1].id is None, item[1].id or 0)))
-
-
-def _extended(
-    vocabulary: SentencePieceVocabulary, tokens: Mapping[str, _Token]
-) -> TokenizerJsonVocabulary:
-    content = to_tokenizer_json(
-        vocabulary,
-        [AddedToken(text, **{"normalized": False} | t.options) for text, t in tokens.items()],
-    )
-    extended = TokenizerJsonVocabulary(content)
-    for text, token in tokens.items():
-        given = extended.tokenizer.token_to_id(text)
-        if token.id is not None and token.id != given:
-            raise ValueError(
-                f"{vocabulary.path}: {text!r} was added to it as id {token.id}, but "
-                f"{vocabulary.vocab_size} pieces and sentinels leave {given}; the files beside it "
-                "do not belong to it"
-            )
-    return extended

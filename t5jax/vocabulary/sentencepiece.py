@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import sentencepiece
 
-from t5jax.vocabulary.base import Vocabulary, until_eos
+from t5jax.vocabulary.base import Vocabulary, path_of
 from t5jax.vocabulary.sentencepiece_model import has_own_sentinels, is_complete, sentinel_pieces
 
 SENTENCEPIECE_EXTRA_IDS = 100
@@ -41,7 +39,7 @@ class SentencePieceVocabulary(Vocabulary):
         if isinstance(model_bytes_or_path, bytes):
             self.path, self.model = None, model_bytes_or_path
         else:
-            self.path = Path(model_bytes_or_path)
+            self.path = path_of(model_bytes_or_path, "model_bytes_or_path")
             if not self.path.is_file():
                 raise FileNotFoundError(f"{self.path}: no such SentencePiece model")
             self.model = self.path.read_bytes()
@@ -73,12 +71,12 @@ class SentencePieceVocabulary(Vocabulary):
     def unk_id(self) -> int:  # type: ignore[override]
         return self.processor.unk_id()
 
-    def encode(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         return self.processor.encode(text)
 
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+    def _decode(self, ids: list[int]) -> str:
         size, unk = self.vocab_size, self.unk_id
-        known = [i if i < size else unk for i in until_eos(ids, self.eos_id)]
+        known = [i if i < size else unk for i in ids]
         return self.processor.decode(known) if known else ""
 
     def save(self, folder: str | Path) -> None:

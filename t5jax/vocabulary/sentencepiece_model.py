@@ -63,6 +63,11 @@ def sentinel_pieces(extra_ids: int) -> bytes:
     return b"".join(piece(f"▁<extra_id_{i}>") for i in reversed(range(extra_ids)))
 
 
+def without_dummy_prefix(model: bytes) -> bytes:
+    """The model with a normalizer that puts no space before a text."""
+    return model + bytes([_NORMALIZER << 3 | 2, 2, 3 << 3, 0])  # {3: {3: false}}, which is merged
+
+
 def parse(model: bytes) -> Model:
     """Reads a model for which `is_complete` holds."""
     pieces = []

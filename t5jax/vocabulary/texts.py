@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Iterator, Sequence
 
+from t5jax.vocabulary.added_tokens import AddedTokensVocabulary
 from t5jax.vocabulary.base import Vocabulary
 from t5jax.vocabulary.byte_level import ByteVocabulary
 from t5jax.vocabulary.sentencepiece import SentencePieceVocabulary
@@ -23,8 +24,13 @@ def token_texts(vocabulary: Vocabulary) -> tuple[bytes, ...]:
     Padding and EOS have none. A byte that is a token is that byte.
     """
     if isinstance(vocabulary, ByteVocabulary):
+        return tuple(vocabulary.decode_bytes([i]) for i in range(vocabulary.vocab_size))
+    if isinstance(vocabulary, AddedTokensVocabulary) and isinstance(
+        vocabulary.base, ByteVocabulary
+    ):
+        added = {token.id: token.text.encode() for token in vocabulary.tokens if token.id > 1}
         return tuple(
-            bytes([i - 3]) if 3 <= i < 3 + 256 else b"" for i in range(vocabulary.vocab_size)
+            added.get(i, vocabulary.base.decode_bytes([i])) for i in range(vocabulary.vocab_size)
         )
     before = vocabulary.encode(_BEFORE)
     start = len(vocabulary.decode(before))
@@ -42,7 +48,9 @@ def token_texts(vocabulary: Vocabulary) -> tuple[bytes, ...]:
 
 
 def _piece(vocabulary: Vocabulary, i: int) -> str:
-    if isinstance(vocabulary, SentencePieceVocabulary):
+    if isinstance(vocabulary, AddedTokensVocabulary):
+        vocabulary = vocabulary.base
+    if isinstance(vocabulary, SentencePieceVocabulary) and i < vocabulary.vocab_size:
         return vocabulary.processor.id_to_piece(i)
     if isinstance(vocabulary, TokenizerJsonVocabulary):
         return vocabulary.tokenizer.id_to_token(i) or ""

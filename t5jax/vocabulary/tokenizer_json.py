@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import tokenizers
 
-from t5jax.vocabulary.base import Vocabulary, until_eos
+from t5jax.vocabulary.added_tokens import SENTINEL
+from t5jax.vocabulary.base import Vocabulary, path_of
 
 TOKENIZER_JSON = "tokenizer.json"
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
-SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")  # mT5's and umT5's hold the mark of a word's beginning
 
 
 class TokenizerJsonVocabulary(Vocabulary):
@@ -50,7 +47,7 @@ class TokenizerJsonVocabulary(Vocabulary):
         if isinstance(json_bytes_or_path, bytes):
             self.path, self.json = None, json_bytes_or_path
         else:
-            self.path = Path(json_bytes_or_path)
+            self.path = path_of(json_bytes_or_path, "json_bytes_or_path")
             if not self.path.is_file():
                 raise FileNotFoundError(f"{self.path}: no such {TOKENIZER_JSON}")
             self.json = self.path.read_bytes()
@@ -77,13 +74,13 @@ class TokenizerJsonVocabulary(Vocabulary):
     def unk_id(self) -> int:
         return self._unk_id
 
-    def encode(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         # Special tokens are what the file adds of itself: T5's appends EOS.
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+    def _decode(self, ids: list[int]) -> str:
         silent = (self.pad_id, self.eos_id)
-        some = [i for i in until_eos(ids, self.eos_id) if i not in silent]
+        some = [i for i in ids if i not in silent]
         known = [i if i < self.vocab_size else self.unk_id for i in some]
         # Not skipped by the library, since sentinels are special tokens to it.
         return self.tokenizer.decode(known, skip_special_tokens=False)

@@ -1,0 +1,274 @@
+"""Tokens that were added to SentencePiece or to bytes, as transformers' tokenizers do it.
+
+The rules are those of transformers 4's `T5Tokenizer` and `ByT5Tokenizer` in Python, of 4.57: what
+folders with `added_tokens.json` and no `tokenizer.json` were made for and trained with. Its Rust
+tokenizers, all that transformers 5 has for T5, make other texts of ids: no space before a token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from t5jax.vocabulary.base import Vocabulary
+from t5jax.vocabulary.byte_level import FIRST_BYTE, ByteVocabulary
+from t5jax.vocabulary.sentencepiece import SENTENCEPIECE_MODEL, SentencePieceVocabulary
+from t5jax.vocabulary.sentencepiece_model import without_dummy_prefix
+
+SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")  # mT5's and umT5's hold the mark of a word's beginning
+_SPACE = "▁"
+
+
+@dataclasses.dataclass(frozen=True)
+class AddedToken:
+    """A text that is one id wherever it stands, before SentencePiece sees the rest.
+
+    Attributes:
+      text: what is found, exactly so: no normalization comes before.
+      id: its id, perhaps that of a piece of the same text.
+      lstrip: white space before it is dropped.
+      rstrip: white space after it is dropped.
+      single_word: it is no token where other text than a space stands beside it.
+      special: transformers' `skip_special_tokens` leaves it out; kept for it.
+      role: "eos_token", "unk_token" and the like; "" for most.
+    """
+
+    text: str
+    id: int
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+    special: bool = False
+    role: str = ""
+
+
+class AddedTokensVocabulary(Vocabulary):
+    """SentencePiece or bytes, with tokens that are found in a text first.
+
+    Sentinels and special tokens are among them: unlike in `SentencePieceVocabulary`, "</s>" in a
+    text is EOS, and "<extra_id_0>" a sentinel inside a word too. Of tokens that overlap, the one
+    that begins first counts, and of those the longest.
+
+    Args:
+      base: what the text between tokens becomes; without sentinels.
+      tokens: all tokens, sentinels and special ones included. Those that are no ids of `base`
+        follow it without a gap.
+      legacy: SentencePiece only, transformers' flag: each piece of text between tokens is read as a
+        text of its own, so that a word begins behind a token. Otherwise only behind a space.
+
+    Raises:
+      ValueError: a token that is empty or given twice, two with one id, or ids with a gap.
+    """
+
+    kind = "added_tokens"
+
+    def __init__(
+        self,
+        base: SentencePieceVocabulary | ByteVocabulary,
+        tokens: Iterable[AddedToken],
+        *,
+        legacy: bool = True,
+    ):
+        self.base = base
+        self.tokens = tuple(sorted(tokens, key=lambda token: token.id))
+        self.legacy = legacy
+        self._by_text = {token.text: token for token in self.tokens}
+        self._by_id = {token.id: token for token in self.tokens}
+        _check(base, self.tokens)
+        super().__init__(sum(SENTINEL.fullmatch(token.text) is not None for token in self.tokens))
+        longest_first = sorted(self._by_text, key=len, reverse=True)
+        self._pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+        roles = {token.role: token.id for token in self.tokens}
+        self.pad_id = roles.get("pad_token", base.pad_id)
+        self._eos_id = roles.get("eos_token", base.eos_id)
+        self._unk_id = roles.get("unk_token", base.unk_id)
+
+    @cached_property
+    def vocab_size(self) -> int:  # type: ignore[override]
+        return max([self.base.vocab_size, *(token.id + 1 for token in self.tokens)])
+
+    @property
+    def eos_id(self) -> int:
+        return self._eos_id
+
+    @property
+    def unk_id(self) -> int:
+        return self._unk_id
+
+    def _encode(self, text: str) -> list[int]:
+        begins = text and not self.legacy and self._processor is not None
+        if begins:
+            text = _SPACE + text.replace(_SPACE, " ")
+        parts = self._divide(text)
+        ids = [self._ids(part) for part in parts]
+        if begins and len(ids) > 1 and ids[0] == [self._space]:
+            # Unless the text begins with a special token, the mark of a word stays before it.
+            rest = zip(parts[1:], ids[1:], strict=True)
+            following = self._by_text.get(next((part for part, some in rest if some), ""))
+            if following and (following.special or following.role):
+                ids = ids[1:]
+        return [i for some in ids for i in some]
+
+    def _divide(self, text: str) -> list[str]:
+        """Tokens and what stands between them, after white space has been dropped."""
+        parts = [part for part in self._pattern.split(text) if part] if self.tokens else [text]
+        for i in range(len(parts)):
+            token = self._by_text.get(parts[i])
+            if token is None:
+                continue
+            before = parts[i - 1] if i > 0 else ""
+            after = parts[i + 1] if i + 1 < len(parts) else ""
+            # A neighbour may be a token, which is lost where it is white space.
+            if token.rstrip and after:
+                parts[i + 1] = after.lstrip()
+            if token.lstrip and before:
+                parts[i - 1] = before.rstrip()
+            if token.single_word and not before.endswith(" ") and before:
+                parts[i - 1], parts[i] = parts[i - 1] + token.text, ""
+            elif token.single_word and not after.startswith(" ") and after:
+                parts[i], parts[i + 1] = "", token.text + parts[i + 1]
+        return [part for part in parts if part]
+
+    def _ids(self, part: str) -> list[int]:
+        """The ids of a token, or of a text between two."""
+        if part in self._by_text:
+            return [self._by_text[part].id]
+        processor, by_text = self._processor, self._by_text
+        if processor is None:
+            # A byte is the character of its number, which may be a token too.
+            return [
+                by_text[chr(byte)].id if chr(byte) in by_text else byte + FIRST_BYTE
+                for byte in part.encode("utf-8")
+            ]
+        if self.legacy or not part.startswith((_SPACE, " ")):
+            pieces = processor.encode(part, out_type=str)
+        else:
+            # SentencePiece drops the space at the beginning of a text: something goes before it.
+            unknown = self._text_of(self.unk_id)
+            before = len(processor.encode(unknown, out_type=str))
+            pieces = processor.encode(unknown + part, out_type=str)[before:]
+        # What SentencePiece has no piece for comes back as it was written, and may be a token that
+        # is no single word.
+        return [by_text[p].id if p in by_text else processor.piece_to_id(p) for p in pieces]
+
+    def _text_of(self, i: int) -> str:
+        if i in self._by_id:
+            return self._by_id[i].text
+        return "" if self._processor is None else self._processor.id_to_piece(i)
+
+    def _decode(self, ids: list[int]) -> str:
+        silent = (self.pad_id, self.eos_id)
+        known = [i if self._is_known(i) else self.unk_id for i in ids if i not in silent]
+        if isinstance(self.base, ByteVocabulary):
+            # Spaces are bytes: tokens have none around them, as in transformers 5. Version 4 adds
+            # two, so that text does not come back.
+            decode = self.base.decode_bytes
+            parts = [
+                self._by_id[i].text.encode() if i in self._by_id else decode([i]) for i in known
+            ]
+            return b"".join(parts).decode("utf-8", errors="ignore")
+        texts: list[str] = []
+        run: list[int] = []
+        for i in known:
+            if i in self._by_id and self._stands_apart(self._by_id[i]):
+                texts += [self._joined(run), self._by_id[i].text]
+                run = []
+            else:
+                run.append(i)
+        texts.append(self._joined(run))
+        return " ".join(text for text in texts if text)
+
+    def _is_known(self, i: int) -> bool:
+        return i in self._by_id or i < self.base.vocab_size
+
+    def _stands_apart(self, token: AddedToken) -> bool:
+        """Whether a space is written on both sides of the token."""
+        if token.role or token.special:
+            return not token.role and token.id >= self.base.vocab_size
+        return True
+
+    def _joined(self, ids: list[int]) -> str:
+        """Pieces as text; a space is written before a special token, and none behind it."""
+        processor = self._processor
+        assert processor is not None
+        text = ""
+        run: list[int] = []
+        after_token = False
+        for i in ids:
+            token = self._by_id.get(i)
+            if token is None:
+                run.append(i)
+            else:
+                text += ("" if after_token else " ") + processor.decode(run) + token.text
+                run = []
+            after_token = token is not None
+        return (text + (processor.decode(run) if run else "")).strip()
+
+    @cached_property
+    def _processor(self) -> sentencepiece.SentencePieceProcessor | None:
+        """SentencePiece without sentinels; None of bytes."""
+        if isinstance(self.base, ByteVocabulary):
+            return None
+        model = self.base.model
+        return sentencepiece.SentencePieceProcessor(
+            model_proto=model if self.legacy else without_dummy_prefix(model)
+        )
+
+    @cached_property
+    def _space(self) -> int:
+        assert self._processor is not None
+        return self._processor.piece_to_id(_SPACE)
+
+    def description(self) -> dict[str, Any]:
+        return super().description() | {
+            "base": self.base.kind,
+            "legacy": self.legacy,
+            "tokens": [dataclasses.asdict(token) for token in self.tokens],
+        }
+
+    def save(self, folder: str | Path) -> None:
+        super().save(folder)
+        if isinstance(self.base, SentencePieceVocabulary):
+            (Path(folder) / SENTENCEPIECE_MODEL).write_bytes(self.base.model)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AddedTokensVocabulary) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return (self.base, self.tokens, self.legacy)
+
+    def __repr__(self) -> str:
+        new = [token.text for token in self.tokens if not token.role]
+        new = [text for text in new if not SENTINEL.fullmatch(text)]
+        return f"AddedTokensVocabulary({self.base!r}, {new}, legacy={self.legacy})"
+
+
+def _check(base: Vocabulary, tokens: tuple[AddedToken, ...]) -> None:
+    texts: set[str] = set()
+    following = base.vocab_size
+    last = None
+    for token in tokens:
+        if not token.text or token.text in texts:
+            raise ValueError(f"the added token {token.text!r} is empty, or there twice")
+        if token.id == last:
+            raise ValueError(f"the added token {token.text!r} has id {last}, as another has")
+        texts.add(token.text)
+        last = token.id
+        if token.id >= base.vocab_size:
+            if token.id != following:
+                raise ValueError(
+                    f"{token.text!r} was added as id {token.id}, but the {base.vocab_size} ids of "
+                    f"the model and the tokens before it leave {following}; the files do not "
+                    "belong together"
+                )
+            following += 1
