@@ -351,3 +351,10 @@ def test_madlads_special_ids_come_and_go(tmp_path):
     ours = [[*vocabulary.encode(text), 2] for text in ("the cat ran", "a")]
     assert ids == [ours[0], ours[1] + [1] * (len(ours[0]) - len(ours[1]))]
     assert from_huggingface(tmp_path) == vocabulary
+    # transformers 5 saves nothing but a tokenizer.json, and says in its config what pads.
+    theirs.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "spiece.model").exists()
+    saved = from_huggingface(tmp_path / "saved")
+    assert (saved.pad_id, saved.eos_id, saved.unk_id) == (1, 2, 0)
+    assert [*saved.encode("the cat ran"), 2] == ours[0]
+    assert saved.decode([*ours[1], 1, 1]) == saved.decode([1, *ours[1]]) == "a"

@@ -1,24 +1,32 @@
 """tokenizer.json: the ids are Hugging Face's, and SentencePiece's where no special token stands."""
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+import seqio
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from t5jax.tasks import registry
+from t5jax.text2text import Text2Text
 from t5jax.vocabulary import (
     SentencePieceVocabulary,
     TokenizerJsonVocabulary,
+    from_huggingface,
     load_vocabulary,
     make_vocabulary,
     save_vocabulary,
     train_sentencepiece,
     write_huggingface,
 )
+from tests.models import TINY, lively_params
 from tests.vocabularies import ODD, SENTENCES, plain_texts, released, without_clusters
 
 MODELS = {
@@ -247,18 +255,101 @@ def rename_eos(content: dict) -> None:
     content["post_processor"] = None
 
 
+def test_files_without_t5s_special_tokens_are_refused(small):
+    with pytest.raises(ValueError, match=r"^tokenizer\.json: no token '</s>'"):
+        TokenizerJsonVocabulary(changed(small, rename_eos))
+    with pytest.raises(ValueError, match=r"tokenizer\.json: no token '<none>'"):
+        TokenizerJsonVocabulary(small, pad_token="<none>")
+
+
 def swap_padding_and_eos(content: dict) -> None:
     for tokens in (content["model"]["vocab"], content["added_tokens"]):
         tokens[:2] = tokens[1::-1]
     for i, token in enumerate(content["added_tokens"][:2]):
         token["id"] = i
+    content["post_processor"]["special_tokens"]["</s>"]["ids"] = [0]
 
 
-def test_files_without_t5s_special_tokens_are_refused(small):
-    with pytest.raises(ValueError, match=r"^tokenizer\.json: no token '</s>'"):
-        TokenizerJsonVocabulary(changed(small, rename_eos))
-    with pytest.raises(ValueError, match=r"^tokenizer\.json: '<pad>' is id 1; .*pad with 0$"):
-        TokenizerJsonVocabulary(changed(small, swap_padding_and_eos))
+def test_padding_may_have_another_id_and_name(small, trained):
+    swapped = TokenizerJsonVocabulary(changed(small, swap_padding_and_eos))
+    assert (swapped.pad_id, swapped.eos_id) == (1, 0)
+    assert swapped.decode([*swapped.encode("the house"), 1, 1]) == "the house"
+
+
+# --- what a post-processor puts before a text ---------------------------------------------------
+
+CODE = ["def add(a, b): return a + b", "def sub(a, b):\n    return a - b", "class Adder: pass"] * 4
+
+
+def code_tokenizer(folder: Path, processor: str) -> PreTrainedTokenizerFast:
+    """A folder like CodeT5's: byte-level BPE, <pad> 0, <s> 1, </s> 2, <unk> 3."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>", "<unk>", "<extra_id_0>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        CODE,
+        trainers.BpeTrainer(
+            vocab_size=290, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    tokenizer.post_processor = {
+        "roberta": processors.RobertaProcessing(("</s>", 2), ("<s>", 1)),
+        "template": processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+        ),
+        "end": processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)]),
+        "none": processors.TemplateProcessing(single="$A"),
+        "other": processors.TemplateProcessing(
+            single="$A </s> <s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+        ),
+    }[processor]
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        unk_token="<unk>",
+    )  # fmt: skip
+    theirs.save_pretrained(folder)
+    return theirs
+
+
+def test_a_file_that_puts_s_first_does_so_in_inputs_targets_and_training(tmp_path):
+    theirs = code_tokenizer(tmp_path, "roberta")
+    ours = from_huggingface(tmp_path)
+    config = dataclasses.replace(TINY, eos_token_id=2)
+    t5 = Text2Text(config, lively_params(config), ours)
+    text = "def add"
+    ids = theirs(text).input_ids
+    assert ids[0] == 1 and ids[-1] == 2 and len(ids) == 4
+    assert [*ours.encode(text), 2] == ids and ours.decode(ids) == text
+    assert t5.text_ids(text).tolist() == t5.target_ids(text).tolist() == [ids]
+    np.testing.assert_allclose(
+        t5.score(text, "sub"), t5.score_ids([ids], [theirs("sub").input_ids])
+    )
+    feature = seqio.Feature(registry.seqio_vocabulary(ours), add_eos=True)
+    dataset = tf.data.Dataset.from_tensors({"targets": text})
+    tokenized = seqio.preprocessors.tokenize(dataset, {"targets": feature})
+    (trained,) = seqio.preprocessors.append_eos(tokenized, {"targets": feature})
+    assert trained["targets"].numpy().tolist() == ids
+    write_huggingface(ours, tmp_path / "written")
+    assert from_huggingface(tmp_path / "written") == ours
+    save_vocabulary(ours, tmp_path / "saved")
+    assert load_vocabulary(tmp_path / "saved") == ours
+
+
+@pytest.mark.parametrize("processor", ["roberta", "template", "end", "none"])
+def test_every_post_processors_ids_are_transformers(tmp_path, processor):
+    theirs = code_tokenizer(tmp_path, processor)
+    ours = from_huggingface(tmp_path)
+    for text in ("def add", "", " x\n", "é <extra_id_0> </s>"):
+        ids = theirs(text).input_ids
+        assert [*ours.encode(text), 2] == (ids if processor != "none" else [*ids, 2])
+
+
+def test_a_post_processor_that_puts_more_than_eos_behind_a_text_is_refused(tmp_path):
+    code_tokenizer(tmp_path, "other")
+    with pytest.raises(ValueError, match=r"^[^\n]*tokenizer\.json: .* the ids \[2, 1\], .* EOS, 2"):
+        from_huggingface(tmp_path)
 
 
 def test_missing_files_are_named(tmp_path):

@@ -39,7 +39,8 @@ def load_vocabulary(folder: str | Path, extra_ids: int | None = None) -> Vocabul
     if saved.kind == SentencePieceVocabulary.kind:
         return SentencePieceVocabulary(folder / SENTENCEPIECE_MODEL, n)
     if saved.kind == TokenizerJsonVocabulary.kind:
-        return _checked(TokenizerJsonVocabulary(folder / TOKENIZER_JSON), n)
+        names = dict(read_json(path, _Names))
+        return _checked(TokenizerJsonVocabulary(folder / TOKENIZER_JSON, **names), n)
     added = read_json(path, _WithTokens)
     base: SentencePieceVocabulary | ByteVocabulary
     if added.base == ByteVocabulary.kind:
@@ -56,6 +57,12 @@ def load_vocabulary(folder: str | Path, extra_ids: int | None = None) -> Vocabul
 class _Description(Schema):
     kind: Literal["bytes", "sentencepiece", "tokenizer_json", "added_tokens"]
     extra_ids: Annotated[int, pydantic.Field(ge=0, le=MOST_EXTRA_IDS)]
+
+
+class _Names(Schema):
+    eos_token: str | None = None
+    unk_token: str | None = None
+    pad_token: str | None = None
 
 
 class _Token(Schema):

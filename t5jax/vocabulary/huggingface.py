@@ -16,6 +16,7 @@ from t5jax.vocabulary.huggingface_files import (
     ADDED,
     CONFIG,
     SPECIAL,
+    SPECIAL_ROLES,
     Files,
     Numbered,
     is_plain,
@@ -69,10 +70,10 @@ def from_huggingface(folder: str | Path, *, byte_level: bool = False) -> Vocabul
         plain = SentencePieceVocabulary(pieces, 0 if own else extra_ids)
         vocabulary = _with_tokens(files, SentencePieceVocabulary(pieces, 0), plain, folder)
         if fast.is_file() and (vocabulary != plain or _lacks(plain, files.fast)):
-            return TokenizerJsonVocabulary(fast)
+            return _fast(files, fast)
         return vocabulary
     if fast.is_file():
-        return TokenizerJsonVocabulary(fast)
+        return _fast(files, fast)
     if byte_level:
         return _with_tokens(files, ByteVocabulary(0), _bytes(extra_ids), folder)
     raise FileNotFoundError(
@@ -139,6 +140,8 @@ def write_huggingface(vocabulary: Vocabulary, folder: str | Path) -> None:
             raise TypeError(f"Hugging Face has no tokenizer like {vocabulary!r}")
     special: dict[str, Any] = {"eos_token": EOS, "pad_token": pad, "unk_token": UNK}
     special["additional_special_tokens"] = sentinels
+    if isinstance(vocabulary, TokenizerJsonVocabulary):
+        special |= {role: getattr(vocabulary, role) for role in SPECIAL_ROLES}
     if isinstance(vocabulary, AddedTokensVocabulary):
         special = _written_special(vocabulary)
     files[CONFIG] = _dump(special | config)
@@ -179,6 +182,11 @@ def _with_tokens(
         return AddedTokensVocabulary(base, tokens, legacy=legacy)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
+
+
+def _fast(files: Files, path: Path) -> TokenizerJsonVocabulary:
+    names = {role: files.roles[role].content for role in SPECIAL_ROLES if role in files.roles}
+    return TokenizerJsonVocabulary(path, **names)
 
 
 def _lacks(plain: SentencePieceVocabulary, tokens: Iterable[Numbered]) -> bool:

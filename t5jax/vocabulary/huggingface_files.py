@@ -21,6 +21,7 @@ from t5jax.vocabulary.tokenizer_json import EOS, PAD, TOKENIZER_JSON, UNK
 CONFIG = "tokenizer_config.json"
 SPECIAL = "special_tokens_map.json"
 ADDED = "added_tokens.json"
+SPECIAL_ROLES = ("eos_token", "unk_token", "pad_token")
 
 
 class _Flags(Schema):
@@ -144,7 +145,7 @@ def tokens_of(
 
     for text, (i, token) in files.numbered.items():
         add(text, i, token.given() | ({"special": True} if text in files.others else {}))
-    standard = {"eos_token": EOS, "unk_token": UNK, "pad_token": PAD}
+    standard = dict(zip(SPECIAL_ROLES, (EOS, UNK, PAD), strict=True))
     roles = {
         role: _Token(content=text) for role, text in standard.items() if find(text) is not None
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
@@ -10,7 +11,7 @@ from t5jax.vocabulary.added_tokens import SENTINEL
 from t5jax.vocabulary.base import Vocabulary, path_of
 
 TOKENIZER_JSON = "tokenizer.json"
-PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
+PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
 
 
 class TokenizerJsonVocabulary(Vocabulary):
@@ -30,20 +31,30 @@ class TokenizerJsonVocabulary(Vocabulary):
     - Of two equally probable ways to cut a text ("thethethe" to mT5), another may be taken.
     - In some files, rare white space, and characters that only bytes could express.
 
-    Truncation and padding that a file asks for are not done.
+    Truncation and padding that a file asks for are not done. What its post-processor puts before
+    every text, such as the "<s>" of code models, is part of `encode`; what it puts behind is EOS.
 
     Args:
       json_bytes_or_path: the file's content, or its path.
+      eos_token, unk_token, pad_token: what the special tokens are called, where not so; padding is
+        "<pad>" if there is one, else "<s>", as in MADLAD-400's.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it cannot be read, or has no "</s>", no "<unk>" or no "<pad>" of id 0; the message
-        names the path.
+      ValueError: it cannot be read, lacks one of the three, or ends texts with something other than
+        EOS; the message names the path.
     """
 
     kind = "tokenizer_json"
 
-    def __init__(self, json_bytes_or_path: bytes | str | Path):
+    def __init__(
+        self,
+        json_bytes_or_path: bytes | str | Path,
+        *,
+        eos_token: str | None = None,
+        unk_token: str | None = None,
+        pad_token: str | None = None,
+    ):
         if isinstance(json_bytes_or_path, bytes):
             self.path, self.json = None, json_bytes_or_path
         else:
@@ -54,12 +65,17 @@ class TokenizerJsonVocabulary(Vocabulary):
         source = TOKENIZER_JSON if self.path is None else str(self.path)
         self.tokenizer = _read(self.json, source)
         ids = self.tokenizer.get_vocab(with_added_tokens=True)
-        missing = [token for token in (PAD, EOS, UNK) if token not in ids]
+        self.eos_token, self.unk_token = eos_token or EOS, unk_token or UNK
+        self.pad_token = pad_token or (PAD if PAD in ids else BOS)
+        missing = [token for token in (self.eos_token, self.unk_token) if token not in ids]
+        if self.pad_token not in ids:
+            missing.append(self.pad_token if pad_token else PAD)
         if missing:
             raise ValueError(f"{source}: no token {missing[0]!r}; T5's tokenizers have one")
-        if ids[PAD] != self.pad_id:
-            raise ValueError(f"{source}: {PAD!r} is id {ids[PAD]}; T5's tokenizers pad with 0")
-        self._vocab_size, self._eos_id, self._unk_id = max(ids.values()) + 1, ids[EOS], ids[UNK]
+        self.pad_id = ids[self.pad_token]
+        self._vocab_size = max(ids.values()) + 1
+        self._eos_id, self._unk_id = ids[self.eos_token], ids[self.unk_token]
+        self._before = _before(self.tokenizer, self._eos_id, source)
         super().__init__(len({m[1] for m in map(SENTINEL.fullmatch, ids) if m}))
 
     @property
@@ -76,27 +92,50 @@ class TokenizerJsonVocabulary(Vocabulary):
 
     def _encode(self, text: str) -> list[int]:
         # Special tokens are what the file adds of itself: T5's appends EOS.
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        return self._before + self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def _decode(self, ids: list[int]) -> str:
-        silent = (self.pad_id, self.eos_id)
+        silent = {self.pad_id, self.eos_id, *self._before}
         some = [i for i in ids if i not in silent]
         known = [i if i < self.vocab_size else self.unk_id for i in some]
         # Not skipped by the library, since sentinels are special tokens to it.
         return self.tokenizer.decode(known, skip_special_tokens=False)
+
+    def description(self) -> dict[str, Any]:
+        names = {name: getattr(self, name) for name in ("eos_token", "unk_token", "pad_token")}
+        return super().description() | names
 
     def save(self, folder: str | Path) -> None:
         super().save(folder)
         (Path(folder) / TOKENIZER_JSON).write_bytes(self.json)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TokenizerJsonVocabulary) and self.json == other.json
+        return isinstance(other, TokenizerJsonVocabulary) and self._key == other._key
 
     def __hash__(self) -> int:
-        return hash((self.kind, self.json))
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return (self.json, self.eos_token, self.unk_token, self.pad_token)
 
     def __repr__(self) -> str:
         return f"TokenizerJsonVocabulary({str(self.path)!r})"
+
+
+def _before(tokenizer: tokenizers.Tokenizer, eos_id: int, source: str) -> list[int]:
+    """The ids that the file's post-processor puts before every text."""
+    plain = tokenizer.encode("a", add_special_tokens=False).ids
+    whole = tokenizer.encode("a").ids
+    length = len(plain)
+    start = next(i for i in range(len(whole)) if whole[i : i + length] == plain) if whole else 0
+    after = whole[start + length :]
+    if after not in ([], [eos_id]):
+        raise ValueError(
+            f"{source}: its post-processor ends texts with the ids {after}; t5jax ends them with "
+            f"EOS, {eos_id}, alone"
+        )
+    return whole[:start]
 
 
 def _read(content: bytes, source: str) -> tokenizers.Tokenizer:
