@@ -177,7 +177,7 @@ def _eval(arguments: argparse.Namespace) -> None:
     from t5jax.evaluate import Evaluation, write_results
     from t5jax.tasks import registry
 
-    registry.load_modules([name for name in arguments.modules.split(",") if name])
+    registry.load_modules(names_of(arguments.modules))
     limit = t5.max_input_length
     evaluation = Evaluation(
         arguments.tasks.split(","),
@@ -236,17 +236,25 @@ def _add_compare(commands: Any) -> None:
     parser = commands.add_parser(
         "compare",
         help="whether two models' predictions differ by more than chance",
-        description="Reads two predictions.jsonl that `t5jax eval` wrote for the same examples, "
-        "and tests the difference of their metrics, B - A: its interval and p by paired "
-        "bootstrap, and p by approximate randomization. The draws are seeded.",
+        description="Reads what `t5jax eval` wrote for the same examples in A and in B (runs, "
+        "folders of evaluations, a task's folder, or predictions.jsonl), and tests the difference "
+        "of the tasks' own metrics, B - A: its interval and p by paired bootstrap, and p by "
+        "approximate randomization. The draws are seeded.",
     )
-    parser.add_argument("first", metavar="A/predictions.jsonl")
-    parser.add_argument("second", metavar="B/predictions.jsonl")
+    parser.add_argument("first", metavar="A")
+    parser.add_argument("second", metavar="B")
+    parser.add_argument("--tasks", default="", help="divided by commas (all that are in both)")
     parser.add_argument(
         "--metric",
         action="append",
         metavar="NAME",
-        help="repeatable (those of the task, from the metrics.json beside A; else exact_match)",
+        help="repeatable: the task's own of that name, or else a built-in one (the task's own)",
+    )
+    parser.add_argument(
+        "--modules",
+        default="",
+        help="your task modules, divided by commas: for a metric that is not a mean over examples, "
+        "and so has no scores in predictions.jsonl",
     )
     parser.add_argument(
         "--ranked", action="store_true", help="compare the ranked answers (eval --rank)"
@@ -261,34 +269,55 @@ def _add_compare(commands: Any) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     _import_tensorflow()
-    from t5jax.comparison import compare_files, read_predictions, task_metrics
-    from t5jax.tasks.metrics import find
+    from t5jax.comparison import (
+        compare_predictions,
+        pair_predictions,
+        read_predictions,
+        without_parts,
+    )
+    from t5jax.tasks import registry
+    from t5jax.tasks.metrics.resampling import check_bootstrap
 
-    chosen = [find(name) for name in arguments.metric or ()]
-    first, second = (
-        read_predictions(file, ranked=arguments.ranked)
-        for file in (arguments.first, arguments.second)
-    )
-    differences = compare_files(
-        first,
-        second,
-        chosen or task_metrics(first),
-        level=arguments.confidence,
-        resamples=arguments.resamples,
-        seed=arguments.seed,
-    )
-    print(f"A {first.file}\nB {second.file}\n{len(first.inputs)} examples")
-    interval = f"{arguments.confidence:.0%} interval"
-    print(
-        f"{'':28} {'A':>9} {'B':>9} {'B - A':>9}  {interval:20} {'p (bootstrap)':>14} "
-        f"{'p (randomization)':>18}"
-    )
-    for name, each in differences.items():
-        bounds = f"[{each.low:.4f}, {each.high:.4f}]"
-        print(
-            f"{name:28} {each.first:9.4f} {each.second:9.4f} {each.difference:9.4f}  {bounds:20} "
-            f"{each.bootstrap_p:14.4f} {each.randomization_p:18.4f}"
+    check_bootstrap(arguments.confidence, arguments.resamples, arguments.seed)
+    registry.load_modules(names_of(arguments.modules))
+    pairs = pair_predictions(arguments.first, arguments.second, names_of(arguments.tasks))
+    for number, (task, files) in enumerate(pairs.items()):
+        first, second = (read_predictions(file, ranked=arguments.ranked) for file in files)
+        differences = compare_predictions(
+            first,
+            second,
+            arguments.metric or (),
+            own=bool(arguments.modules),
+            level=arguments.confidence,
+            resamples=arguments.resamples,
+            seed=arguments.seed,
         )
+        if number:
+            print()
+        print(f"A {first.file}\nB {second.file}\n{len(first.inputs)} examples")
+        interval = f"{arguments.confidence:.0%} interval"
+        print(
+            f"{'':28} {'A':>9} {'B':>9} {'B - A':>9}  {interval:20} {'p (bootstrap)':>14} "
+            f"{'p (randomization)':>18}"
+        )
+        for name, each in differences.items():
+            bounds = f"[{each.low:.4f}, {each.high:.4f}]"
+            print(
+                f"{name:28} {each.first:9.4f} {each.second:9.4f} {each.difference:9.4f}  "
+                f"{bounds:20} {each.bootstrap_p:14.4f} {each.randomization_p:18.4f}"
+            )
+        if not arguments.metric and not arguments.modules:
+            for name, why in without_parts(first, second).items():
+                print(
+                    f"warning: {task}: metric {name} is left out ({why}); --modules FILE.py names "
+                    "the module that has the task",
+                    file=sys.stderr,
+                )
+
+
+def names_of(text: str) -> list[str]:
+    """Names divided by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 # generate
@@ -647,7 +676,7 @@ def _tasks(arguments: argparse.Namespace) -> None:
     from t5jax.config import LengthsConfig
     from t5jax.tasks import registry
 
-    registry.load_modules([name for name in arguments.modules.split(",") if name])
+    registry.load_modules(names_of(arguments.modules))
     if arguments.name is None or "*" in arguments.name:
         listed = registry.listing(arguments.name or "*")
         width = max(len(name) for rows in listed.values() for name in rows)
@@ -711,7 +740,7 @@ def _vocabulary(arguments: argparse.Namespace) -> None:
     from t5jax.tasks import registry
     from t5jax.vocabulary import frequent_words, train_sentencepiece
 
-    registry.load_modules([name for name in arguments.modules.split(",") if name])
+    registry.load_modules(names_of(arguments.modules))
     # A mixture keeps the ids alone, so the text is read from its tasks, as much from each.
     tasks = seqio.get_subtasks(registry.get(arguments.name))
     texts = []

@@ -15,8 +15,11 @@ import seqio
 
 from t5jax import user_code
 from t5jax.config import LengthsConfig
-from t5jax.tasks.metrics import Metric, as_metric, bits_per_byte, perplexity
-from t5jax.tasks.metrics.resampling import check_bootstrap, confidence_intervals
+from t5jax.tasks.measuring import check_metrics, metrics_of, names_of_values, postprocessed
+from t5jax.tasks.metrics import bits_per_byte, perplexity
+from t5jax.tasks.metrics.base import is_built_in
+from t5jax.tasks.metrics.examples import Measured, numbers_of
+from t5jax.tasks.metrics.resampling import check_bootstrap, unit_intervals
 from t5jax.tasks.ranking import AnswersOf, answers_of
 from t5jax.tasks.registry import evaluator, seqio_vocabulary, with_vocabulary
 from t5jax.text2text import Text2Text
@@ -30,6 +33,8 @@ class TaskResult:
     A prediction has `inputs`, `targets`, `prediction` and `target_score`; `ranked` is the best of
     the task's answers, where they were ranked. `expected`, `answer` and `ranked_answer` are what
     metrics saw of targets, prediction and ranked, where the task's postprocessor changed them.
+    `statistics` and `scores` are the metrics' parts in the example (`tasks.metrics.examples`), and
+    `ranked_statistics` and `ranked_scores` those of `ranked`.
     """
 
     metrics: dict[str, float]
@@ -100,8 +105,7 @@ class Evaluation:
                     raise ValueError(
                         f"task {task.name} has no split {split!r}; it has {', '.join(task.splits)}"
                     )
-                if not task.metric_objs:
-                    raise ValueError(f"task {task.name} has no metrics to evaluate it by")
+                check_metrics(task)
                 with user_code.running(f"task {task.name}"):
                     self.evaluators.append(
                         evaluator(
@@ -126,6 +130,30 @@ class Evaluation:
         """Every task's result, by name; `options` are those of `Text2Text.generate`."""
         return dict(self._task(each, t5, options) for each in self.evaluators)
 
+    def value_names(self, examples: int | None = None) -> dict[str, list[str]]:
+        """The names of the values that each task's metrics have, by task, without a model.
+
+        Each metric is given the first `examples` targets as the predictions, or all of them where
+        it cannot do with these. Raises ValueError for a metric that fails on them.
+        """
+        names = {}
+        for each in self.evaluators:
+            (task,) = each.eval_tasks
+            rows = list(each.cached_task_datasets[task.name].as_numpy_iterator())
+            texts = [_text(row, "targets", self.vocabulary) for row in rows]
+            try:
+                found = names_of_values(task, texts[:examples], rows[:examples])
+            except ValueError:  # of one class perhaps, where it needs two
+                if examples is None or len(rows) <= examples:
+                    raise
+                found = names_of_values(task, texts, rows)
+            values = Values(task.name)
+            for metric, several in found.items():
+                values.add(f"metric {metric}", dict.fromkeys(several, 0.0))
+            values.add("every evaluation", dict.fromkeys(LOSSES, 0.0))
+            names[task.name] = list(values.by_name)
+        return names
+
     def _task(
         self, each: seqio.Evaluator, t5: Text2Text, options: Mapping[str, Any]
     ) -> tuple[str, TaskResult]:
@@ -142,23 +170,14 @@ class Evaluation:
             )
         )
         scores = t5.score_ids(inputs, targets, batch_size=self.batch)
-        predicted = t5.generate_ids(inputs, batch_size=self.batch, **options).ids[:, 0]
+        generated = t5.generate_ids(inputs, batch_size=self.batch, **options)
+        predicted, predicted_scores = generated.ids[:, 0], generated.scores[:, 0]
 
-        # seqio asks for what its metrics need; both are computed already, and its order is ours.
-        results, _ = each.evaluate(
-            compute_metrics=True,
-            predict_fn=lambda _: list(enumerate(predicted)),
-            score_fn=lambda _: list(enumerate(scores)),
-        )
-        metrics = {name: float(v) for name, v in results.result()[task.name].items()}
         examples = list(each.cached_task_datasets[task.name].as_numpy_iterator())
         texts = [_text(example, "targets", self.vocabulary) for example in examples]
         written = [self.vocabulary.decode(ids.tolist()) for ids in predicted]
-        # What the metrics see, which seqio keeps to itself.
-        expected = _postprocessed(task, texts, examples, is_target=True)
-        answers = _postprocessed(task, written, examples)
-        fns = [as_metric(fn) for fn in task.predict_metric_fns]
-        metrics |= self._intervals(fns, expected, answers)
+        expected = postprocessed(task, texts, examples, is_target=True)
+        answers = postprocessed(task, written, examples)
         predictions = [
             {
                 "inputs": _text(example, "inputs", self.vocabulary),
@@ -173,28 +192,63 @@ class Evaluation:
         _add_changed(predictions, "targets", "expected", expected)
         _add_changed(predictions, "prediction", "answer", answers)
 
+        values = Values(task.name)
+        measured = metrics_of(task, expected, answers, scores, predicted_scores)
+        self._add(values, measured, predictions)
+        about: dict[str, Any] = {
+            "task": task.name,
+            "metrics": [one.name for one in measured],
+            "per_example": {one.name: one.kind for one in measured},
+        }
+        objects = _of_objects(each, task, predicted, predicted_scores, scores)
+        values.add("a metric object", {k: v for k, v in objects.items() if k not in values.by_name})
+
         choices = answers_of(task.name)
         if self.rank and choices is not None:
-            best = self._best(t5, inputs, choices, examples)
-            answers = _postprocessed(task, best, examples)
-            ranked = {name: value for fn in fns for name, value in fn(expected, answers).items()}
-            ranked |= self._intervals(fns, expected, answers)
-            metrics |= {f"rank_{name}": value for name, value in ranked.items()}
+            with user_code.running(f"task {task.name}: answers"):
+                best, best_scores = self._best(t5, inputs, choices, examples)
+            answers = postprocessed(task, best, examples)
             for row, text in zip(predictions, best, strict=True):
                 row["ranked"] = text
             _add_changed(predictions, "ranked", "ranked_answer", answers)
+            ranked = metrics_of(task, expected, answers, scores, best_scores)
+            self._add(values, ranked, predictions, "rank_")
+            about["rank_per_example"] = {one.name: one.kind for one in ranked}
 
-        metrics |= _losses(t5, scores, targets, texts)
-        metrics["examples"] = len(rows)
-        about: dict[str, Any] = {"metrics": [fn.name for fn in fns]}
-        for fn in fns:
+        values.add("every evaluation", _losses(t5, scores, targets, texts))
+        values.add("every evaluation", {"examples": len(rows)})
+        for fn in filter(is_built_in, task.predict_metric_fns):
             if fn.signature is not None:
                 about[f"{fn.name}_signature"] = fn.signature(expected)
         if cut := self._cut(examples, texts):
             about["targets_cut"] = cut
         if self.confidence is not None:
             about |= {"confidence": self.confidence, "resamples": self.resamples}
-        return task.name, TaskResult(metrics, predictions, about)
+        about["options"] = _plain(options)
+        return task.name, TaskResult(values.by_name, predictions, about)
+
+    def _add(
+        self,
+        values: Values,
+        measured: Sequence[Measured],
+        predictions: Sequence[dict[str, Any]],
+        prefix: str = "",
+    ) -> None:
+        """Adds metrics' values, their intervals if wanted, and to each example its parts."""
+        where = "ranked_" if prefix else ""
+        for one in measured:
+            what = f"metric {one.name}"
+            values.add(what, {f"{prefix}{name}": value for name, value in one.values.items()})
+            if self.confidence is not None:
+                intervals = unit_intervals(
+                    one.metric, one.units, level=self.confidence, resamples=self.resamples
+                )
+                for name, (low, high) in intervals.items():
+                    bounds = {f"{prefix}{name}_low": low, f"{prefix}{name}_high": high}
+                    values.add(what, bounds)
+            if one.parts is not None:
+                for row, part in zip(predictions, one.parts, strict=True):
+                    row.setdefault(where + one.kind, {})[one.name] = part
 
     def _best(
         self,
@@ -202,11 +256,11 @@ class Evaluation:
         inputs: np.ndarray,
         choices: tuple[str, ...] | AnswersOf,
         examples: Sequence[Mapping[str, Any]],
-    ) -> list[str]:
-        """The likeliest of each example's answers."""
+    ) -> tuple[list[str], np.ndarray]:
+        """The likeliest of each example's answers, and its log-probability, float[N]."""
         if not callable(choices):
             likely = t5.score_each_ids(inputs, t5.target_ids(choices), batch_size=self.batch)
-            return [choices[i] for i in likely.argmax(axis=1)]
+            return [choices[i] for i in likely.argmax(axis=1)], likely.max(axis=1)
         rows = [tuple(choices(example)) for example in examples]
         for number, row in enumerate(rows):
             if not row:
@@ -215,7 +269,8 @@ class Evaluation:
         targets = t5.target_ids([text for row in rows for text in row])
         scores = t5.score_ids(np.repeat(inputs, counts, axis=0), targets, batch_size=self.batch)
         parts = np.split(scores, np.cumsum(counts)[:-1])
-        return [row[part.argmax()] for row, part in zip(rows, parts, strict=True)]
+        best = [row[part.argmax()] for row, part in zip(rows, parts, strict=True)]
+        return best, np.array([part.max() for part in parts])
 
     def _cut(self, examples: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> int:
         """Targets that are longer than `lengths`, so that metrics see less than there is."""
@@ -230,31 +285,56 @@ class Evaluation:
             > np.count_nonzero(example["targets"] != self.vocabulary.eos_id)
         )
 
-    def _intervals(
-        self, fns: Sequence[Metric], targets: Sequence[Any], predictions: Sequence[Any]
-    ) -> dict[str, float]:
-        """`<name>_low` and `<name>_high` of every value, if they are wanted."""
-        bounds: dict[str, float] = {}
-        if self.confidence is not None:
-            for fn in fns:
-                intervals = confidence_intervals(
-                    fn, targets, predictions, level=self.confidence, resamples=self.resamples
+
+# What metrics.json says beside the values of a task's metrics.
+_ABOUT = (
+    "task metrics per_example rank_per_example options confidence resamples targets_cut split step "
+    "checkpoint"
+).split()
+
+
+class Values:
+    """A task's values by name, each of which has one origin."""
+
+    def __init__(self, task: str) -> None:
+        self.by_name: dict[str, float] = {}
+        self._task = task
+        self._origins = dict.fromkeys(_ABOUT, "metrics.json itself")
+
+    def add(self, origin: str, values: Mapping[str, float]) -> None:
+        """Raises ValueError for a name that something else has given already."""
+        for name, value in values.items():
+            if name in self._origins:
+                raise ValueError(
+                    f"task {self._task}: {self._origins[name]} and {origin} both have a value "
+                    f"called {name!r}; let the task's metric call its own otherwise"
                 )
-                for name, (low, high) in intervals.items():
-                    bounds |= {f"{name}_low": low, f"{name}_high": high}
-        return bounds
+            self.by_name[name] = value
+        self._origins |= dict.fromkeys(values, origin)
 
 
-def _postprocessed(
+def _of_objects(
+    each: seqio.Evaluator,
     task: seqio.Task,
-    texts: Sequence[str],
-    examples: Sequence[Mapping[str, Any]],
-    is_target: bool = False,
-) -> list[Any]:
-    return [
-        task.postprocess_fn(text, example=example, is_target=is_target)
-        for text, example in zip(texts, examples, strict=True)
-    ]
+    predicted: np.ndarray,
+    predicted_scores: np.ndarray,
+    scores: np.ndarray,
+) -> dict[str, float]:
+    """Values of a task with `metric_objs`, which seqio computes: of those, and of its functions."""
+    if len(task.metric_objs) == len(task.metric_fns):
+        return {}
+    order = range(len(predicted))  # ours is seqio's
+    with user_code.running(f"task {task.name}: metric_objs"):
+        results, _ = each.evaluate(
+            compute_metrics=True,
+            predict_fn=lambda _: list(zip(order, predicted, strict=True)),
+            score_fn=lambda _: list(zip(order, scores, strict=True)),
+            predict_with_aux_fn=lambda _: (
+                list(zip(order, predicted, strict=True)),
+                {"scores": predicted_scores.tolist()},
+            ),
+        )
+        return numbers_of(results.result()[task.name], "metric_objs")
 
 
 def _add_changed(
@@ -264,6 +344,9 @@ def _add_changed(
     for row, value in zip(rows, values, strict=True):
         if (plain := _plain(value)) != row[text]:
             row[name] = plain
+
+
+LOSSES = ("loss", "perplexity", "bits_per_byte", "examples")
 
 
 def _losses(

@@ -1,4 +1,4 @@
-"""What an evaluation adds to seqio's: ranked answers, intervals, losses; the command compare."""
+"""What an evaluation adds to seqio's: ranked answers, intervals, losses, parts of each example."""
 
 import json
 import math
@@ -7,12 +7,21 @@ import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
+from sklearn.metrics import roc_auc_score
 
 from t5jax.cli import main
 from t5jax.config import LengthsConfig
 from t5jax.evaluate import Evaluation, write_results
 from t5jax.tasks import ranking
-from t5jax.tasks.metrics import accuracy, bleu, exact_match, pearson_corrcoef
+from t5jax.tasks.metrics import (
+    accuracy,
+    bleu,
+    exact_match,
+    f1_score_with_invalid,
+    pearson_corrcoef,
+    record,
+    score_auc,
+)
 from t5jax.tasks.ranking import answers_of, set_answers
 from tests.mistakes import error_of
 from tests.models import random_ids, tiny_text2text
@@ -181,78 +190,163 @@ def test_eval_refuses_what_it_cannot_rank_or_bound(saved, capsys):
     assert "resamples=0 must be at least 1" in error
 
 
-def predictions(folder, answers, *, inputs=INPUTS, metrics=None, **more):
-    """A predictions.jsonl of answers, with a metrics.json beside it that names metrics."""
-    folder.mkdir()
-    rows = [
-        {"inputs": text, "targets": LABELS[i % 3], "prediction": answer} | more
-        for i, (text, answer) in enumerate(zip(inputs, answers, strict=False))
-    ]
-    file = folder / "predictions.jsonl"
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    file.write_text("".join(lines), encoding="utf-8")
-    if metrics is not None:
-        (folder / "metrics.json").write_text(json.dumps({"metrics": metrics}))
-    return file
+def test_every_kind_of_metric_has_the_value_that_seqio_computes(t5):
+    calls = []
 
+    def first_letter(targets, predictions):
+        return {
+            "first": np.mean([t[:1] == p[:1] for t, p in zip(targets, predictions, strict=True)])
+        }
 
-def compared(capsys, *words):
-    """The lines of values that `compare` prints, by name."""
-    main(["compare", *map(str, words)])
-    lines = capsys.readouterr().out.splitlines()[4:]
-    return {line.split()[0]: line.split()[1:] for line in lines}
+    def mean_score(targets, scores):
+        return {"mean_score": seqio.metrics.Scalar(np.mean(scores))}
 
+    def weighted(targets, predictions, aux_values):
+        assert len(aux_values["scores"]) == len(predictions)
+        return {"weighted": float(np.sum(np.exp(aux_values["scores"])))}
 
-GOLD = [LABELS[i % 3] for i in range(8)]
-
-
-def test_compare_tells_a_difference_from_chance(tmp_path, capsys):
-    good = predictions(tmp_path / "good", GOLD, metrics=["accuracy", "a_users_own"])
-    bad = predictions(tmp_path / "bad", ["so-so"] * 8)
-    lines = compared(capsys, bad, good)
-    assert lines["exact_match"][:3] == ["0.2500", "1.0000", "0.7500"]
-    assert float(lines["exact_match"][-1]) < 0.1
-    # The metrics of the task are those that the first file's folder names.
-    assert compared(capsys, good, bad)["accuracy"][:3] == ["100.0000", "25.0000", "-75.0000"]
-    lines = compared(capsys, good, bad, "--metric", "squad", "--metric", "chrf", "--resamples", "9")
-    assert list(lines) == ["em", "f1", "chrf"]
-    assert compared(capsys, good, good)["accuracy"][-2:] == ["1.0000", "1.0000"]
-
-
-def test_compare_takes_what_the_metrics_saw(tmp_path, capsys):
-    accepted = {"expected": ["so-so", "positive"]}
-    # A line separator of Unicode does not end a line of JSON.
-    first = predictions(tmp_path / "a", ["so-so"] * 8, inputs=["a\u2028b"] * 8, **accepted)
-    second = predictions(tmp_path / "b", ["negative"] * 8, inputs=["a\u2028b"] * 8, **accepted)
-    assert compared(capsys, first, second)["exact_match"][:2] == ["1.0000", "0.0000"]
-    ranked = predictions(
-        tmp_path / "c", ["x"] * 8, inputs=["a\u2028b"] * 8, ranked="positive", **accepted
+    add_task(
+        "test_kinds",
+        [text[8:] for text in INPUTS],
+        lambda output, **unused: calls.append(output) or output.upper(),
+        [bleu, first_letter, mean_score, weighted, score_length],
     )
-    assert compared(capsys, ranked, ranked, "--ranked")["exact_match"][:2] == ["1.0000", "1.0000"]
-
-
-def test_mistakes_of_compare_are_one_line(tmp_path, capsys):
-    good = predictions(tmp_path / "good", GOLD)
-    fewer = predictions(tmp_path / "fewer", GOLD[:5])
-    others = predictions(tmp_path / "others", GOLD, inputs=INPUTS[::-1])
-    right = predictions(tmp_path / "right", GOLD, expected=["x"])
-    broken = tmp_path / "broken.jsonl"
-    broken.write_text('{"inputs": "x", "targets": "y", "prediction": "z"}\n{"inp')
-    alien = tmp_path / "alien.jsonl"
-    alien.write_text('{"inputs": "x"}\n')
-    cases = {
-        (good, fewer): "fewer/predictions.jsonl 5; compare predictions for the same examples",
-        (good, others): "line 1 is about other inputs: 'review: dull film' in",
-        (good, right): "line 1 is about other targets: 'negative' in",
-        (good, broken): "line 2 is not JSON",
-        (alien, good): "line 1 has no 'targets'",
-        (good, tmp_path / "none"): "none: no such file",
-        (good, good, "--metric", "squat"): "no metric is called 'squat'; did you mean squad?",
-        (good, good, "--metric", "f1_score_with_invalid"): "target 'negative' must be 0 or 1",
-        (good, good, "--metric", "record"): "does not fit targets like 'negative'",
-        (good, good, "--ranked"): "has no 'ranked'; `t5jax eval --rank` writes it",
-        (good, good, "--confidence", "2"): "confidence=2.0",
-        (good, good, "--resamples", "0"): "resamples=0",
+    try:
+        evaluation = Evaluation(["test_kinds"], t5.vocabulary)
+        (each,) = evaluation.evaluators
+        ids = t5.text_ids(INPUTS)
+        generated = t5.generate_ids(ids, max_new_tokens=4)
+        scores = t5.score(INPUTS, [text[8:] for text in INPUTS])
+        theirs, _ = each.evaluate(
+            compute_metrics=True,
+            predict_fn=lambda _: list(enumerate(generated.ids[:, 0])),
+            score_fn=lambda _: list(enumerate(scores)),
+            predict_with_aux_fn=lambda _: (
+                list(enumerate(generated.ids[:, 0])),
+                {"scores": generated.scores[:, 0].tolist()},
+            ),
+        )
+        expected = theirs.result()["test_kinds"]
+        expected["mean_score"] = expected["mean_score"].value
+        result = evaluation.run(t5, max_new_tokens=4)["test_kinds"]
+    finally:
+        seqio.TaskRegistry.remove("test_kinds")
+    ours = {name: result.metrics[name] for name in expected}
+    assert ours == pytest.approx(expected, rel=1e-5)
+    assert result.about["metrics"] == [
+        "bleu", "first_letter", "mean_score", "score_length", "weighted",
+    ]  # fmt: skip
+    assert result.about["per_example"] == {
+        "bleu": "statistics",
+        "first_letter": "scores",
+        "mean_score": "scores",
+        "score_length": "none: the mean over single examples is not its value",
+        "weighted": "none: the mean over single examples is not its value",
     }
-    for words, expected in cases.items():
-        assert expected in error_of(capsys, "compare", *words), words
+    row = result.predictions[2]
+    assert row["scores"]["mean_score"]["mean_score"] == pytest.approx(scores[2], rel=1e-5)
+    assert len(row["statistics"]["bleu"]) == 10
+    assert result.about["options"] == {"max_new_tokens": 4}
+
+
+def score_length(targets, scores):
+    return {"norm": float(np.linalg.norm(scores))}
+
+
+def test_an_auc_of_scores_is_evaluated(t5):
+    add_task("test_auc", [f"{i % 2}" for i in range(8)], lambda x, **unused: int(x), [score_auc])
+    try:
+        result = run(t5, "test_auc", confidence=0.9, resamples=20)["test_auc"]
+    finally:
+        seqio.TaskRegistry.remove("test_auc")
+    scores = [row["target_score"] for row in result.predictions]
+    expected = roc_auc_score([i % 2 for i in range(8)], scores)
+    assert result.metrics["auc-roc"] == pytest.approx(expected)
+    assert result.metrics["auc-roc_low"] <= expected <= result.metrics["auc-roc_high"]
+
+
+MISTAKES = {
+    "metric": (None, [lambda targets, predictions: predictions[0].foo], ("metric lambda: ", "foo")),
+    "postprocessor": (
+        lambda output, **unused: output.foo,
+        [exact_match],
+        ("postprocessor, example 0, 'DULL FILM'", "foo"),
+    ),
+    "mapping": (
+        None,
+        [lambda targets, predictions: 0.5],
+        ("metric lambda: it returned 0.5; a metric returns numbers by name",),
+    ),
+    "number": (
+        None,
+        [lambda targets, predictions: {"x": "much"}],
+        ("metric lambda: its value 'x' is 'much', which is no number",),
+    ),
+    "loss": (
+        None,
+        [lambda targets, predictions: {"loss": 1}],
+        ("metric lambda and every evaluation both have a value called 'loss'",),
+    ),
+    "twice": (
+        None,
+        [exact_match, lambda targets, predictions: {"exact_match": 1}],
+        ("metric exact_match and metric lambda both have a value called 'exact_match'",),
+    ),
+    "options": (
+        None,
+        [lambda targets, predictions: {"split": 1}],
+        ("metrics.json itself and metric lambda both have a value called 'split'",),
+    ),
+    "ours": (
+        None,
+        [f1_score_with_invalid],
+        ("f1_score_with_invalid: target 'DULL FILM' must be 0",),
+    ),
+    "fit": (None, [record], ("metric record does not fit targets like 'DULL FILM'",)),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_names_task_and_metric_with_a_model_and_before_there_is_one(t5, case):
+    postprocess, metrics, words = MISTAKES[case]
+    add_task("test_mistake", [text[8:].upper() for text in INPUTS], postprocess, metrics)
+    try:
+        evaluation = Evaluation(["test_mistake"], t5.vocabulary)
+        for attempt in (evaluation.value_names, lambda: evaluation.run(t5, max_new_tokens=2)):
+            with pytest.raises(ValueError) as raised:
+                attempt()
+            message = str(raised.value)
+            assert message.startswith("task test_mistake: ")
+            assert all(word in message for word in words), message
+            if "foo" in words:
+                assert "test_evaluation.py, line" in message and "T5JAX_TRACEBACK" in message
+    finally:
+        seqio.TaskRegistry.remove("test_mistake")
+
+
+def test_a_mistake_in_a_function_of_answers_is_named(t5, monkeypatch):
+    monkeypatch.setattr(ranking, "_ANSWERS", {})
+    set_answers("test_words", lambda example: example.foo)
+    with pytest.raises(ValueError, match=r"^task test_words: answers: .*test_evaluation.py, line"):
+        run(t5, "test_words", rank=True)
+
+
+def test_the_names_of_values_are_known_without_a_model(t5):
+    evaluation = Evaluation(["test_reviews", "test_words"], t5.vocabulary)
+    losses = ["loss", "perplexity", "bits_per_byte", "examples"]
+    assert evaluation.value_names() == {
+        "test_reviews": ["accuracy", *losses],
+        "test_words": ["bleu", "exact_match", *losses],
+    }
+
+    def needs_two_classes(targets, predictions):
+        if len(set(targets)) < 2:
+            raise ValueError("one class only")
+        return {"classes": len(set(targets))}
+
+    add_task("test_classes", ["a"] * 4 + ["b"] * 4, None, [needs_two_classes])
+    try:
+        evaluation = Evaluation(["test_classes"], t5.vocabulary)
+        assert evaluation.value_names(2) == {"test_classes": ["classes", *losses]}
+    finally:
+        seqio.TaskRegistry.remove("test_classes")

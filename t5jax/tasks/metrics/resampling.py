@@ -15,6 +15,8 @@ import numpy as np
 
 from t5jax.tasks.metrics.base import Metric
 
+MOST_RESAMPLES = 1_000_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
@@ -53,8 +55,20 @@ def confidence_intervals(
     Resamples in which a value is not defined do not count for it. Raises ValueError for a level
     or a number of resamples that makes no interval.
     """
-    check_bootstrap(level, resamples)
-    units = metric.units(metric.rows(targets, predictions))
+    return unit_intervals(
+        metric,
+        metric.units(metric.rows(targets, predictions)),
+        level=level,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def unit_intervals(
+    metric: Metric, units: np.ndarray, *, level: float, resamples: int, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """`confidence_intervals` of a metric's units."""
+    check_bootstrap(level, resamples, seed)
     draws = _draws(len(units), resamples, seed)
     names = metric.of_units(units, np.ones(len(units), np.int64))
     values = _values((_of_draw(metric, units, counts) for counts in draws), names)
@@ -75,8 +89,17 @@ def compare(
 
     Raises ValueError as `confidence_intervals` does, and for predictions of different number.
     """
-    check_bootstrap(level, resamples)
     one, two = (metric.units(metric.rows(targets, p)) for p in (first, second))
+    return compare_units(metric, one, two, level=level, resamples=resamples, seed=seed)
+
+
+def compare_units(
+    metric: Metric, one: np.ndarray, two: np.ndarray, *, level: float, resamples: int, seed: int = 0
+) -> dict[str, Difference]:
+    """`compare` of the same number of each system's units; unit i of both is of one example."""
+    check_bootstrap(level, resamples, seed)
+    if len(one) != len(two):
+        raise ValueError(f"{len(one)} units of the first system, {len(two)} of the second")
     whole = np.ones(len(one), np.int64)
     value_one, value_two = metric.of_units(one, whole), metric.of_units(two, whole)
     names = [name for name in value_one if name in value_two]
@@ -107,12 +130,16 @@ def compare(
     }
 
 
-def check_bootstrap(level: float, resamples: int) -> None:
-    """Raises ValueError for a level or a number of resamples that makes no interval."""
+def check_bootstrap(level: float, resamples: int, seed: int = 0) -> None:
+    """Raises ValueError for a level, a number of resamples or a seed that makes no interval."""
     if not 0 < level < 1:
         raise ValueError(f"confidence={level} must lie between 0 and 1, as 0.95 does")
     if resamples < 1:
         raise ValueError(f"resamples={resamples} must be at least 1; 1000 is usual")
+    if resamples > MOST_RESAMPLES:
+        raise ValueError(f"resamples={resamples} must be at most {MOST_RESAMPLES:,}; 1000 is usual")
+    if seed < 0:
+        raise ValueError(f"seed={seed} must be at least 0")
 
 
 def _draws(units: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
