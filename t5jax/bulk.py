@@ -15,6 +15,8 @@ import numpy as np
 
 from t5jax.decoding.controls import LogitsProcessor
 from t5jax.generation import LENGTH_BUCKETS, ROW_BUCKETS, Generation, bucket
+from t5jax.knobs import Range, check_value
+from t5jax.schema import read_json
 from t5jax.text2text import Text2Text
 
 # Full batches sorted together: enough that few rows are padding, and few results wait for others.
@@ -58,8 +60,7 @@ def generate_each(
     """
     sizes = {"batch_size": batch_size, "batch_tokens": batch_tokens, "window": window}
     for name, value in sizes.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+        check_value(name, value, int | None if name == "window" else int, Range(least=1))
     more: dict[str, Any] = {
         "decoder_prefix": decoder_prefix,
         "logits_processor": logits_processor,
@@ -133,7 +134,10 @@ def unfinished(path: str | Path, job: Mapping[str, Any]) -> Iterator[tuple[TextI
     job = json.loads(json.dumps(job))
     done = 0
     if note.exists():
-        before = json.loads(note.read_text(encoding="utf-8"))
+        try:
+            before = read_json(note, dict[str, Any])
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it, and {path} is written anew") from None
         for name in sorted(before.keys() | job.keys()):
             if before.get(name) != job.get(name):
                 raise ValueError(

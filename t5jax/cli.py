@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import importlib
 import itertools
 import logging
 import math
 import os
+import re
 import sys
 import textwrap
 import time
@@ -22,15 +24,19 @@ import jax.numpy as jnp
 import numpy as np
 
 import t5jax
-from t5jax import user_code
+from t5jax import standard_streams, user_code
 from t5jax.decoding.options import EarlyStopping, GenerationOptions, Ids
+from t5jax.knobs import add_number
 
 # What a user can mend: one line, no traceback. Set T5JAX_TRACEBACK=1 to see where it came from.
-MISTAKES = (ValueError, FileNotFoundError, FileExistsError, FloatingPointError, OSError)
+MISTAKES = (ValueError, FloatingPointError, MemoryError, OSError)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are one line."""
+    """argparse whose complaints are one line; options are given by their whole names."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         print(f"error: {message}; see `{self.prog} --help`", file=sys.stderr)
@@ -52,9 +58,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         _add_vocabulary,
     ):
         add(commands)
+    standard_streams.hold_places()
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "train":
-        parser.error(f"unknown argument {rest[0]}")
+        known = re.findall(r"--\w+", commands.choices[arguments.command].format_help())
+        near = difflib.get_close_matches(rest[0].partition("=")[0], known, n=1)
+        parser.error(f"unknown argument {rest[0]}" + (f"; did you mean {near[0]}?" if near else ""))
     arguments.rest = rest
     # What TensorFlow's C++ code has to say would bury a command's own lines; its errors reach
     # Python as exceptions.
@@ -62,12 +71,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # it also logs what it then raises
     try:
         arguments.run(arguments)
+        with standard_streams.writing("standard output"):
+            print(end="", flush=True)  # what cannot be written should not wait for the exit
     except BrokenPipeError:  # `t5jax … | head`; an OSError, so it comes before those
-        # What is still buffered must not be written when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        standard_streams.flush_or_give_up()
     except MISTAKES as error:
         if os.environ.get("T5JAX_TRACEBACK"):
             raise
+        standard_streams.flush_or_give_up()
         print(f"error: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
@@ -86,7 +97,13 @@ def _import_tensorflow() -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if isinstance(error, MemoryError):
+        text = f"not enough memory; {text}".removesuffix("; ")
+    elif isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        text = f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}"
+    text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= 500 else text[:500] + "…"
 
 
@@ -146,9 +163,9 @@ def _add_eval(commands: Any) -> None:
     )
     parser.add_argument("--split", default="validation", help="split to evaluate (%(default)s)")
     parser.add_argument("--out", help="folder for results (CHECKPOINT/eval)")
-    parser.add_argument("--examples", type=int, help="first examples of each task (all)")
-    parser.add_argument("--show", type=int, default=0, help="predictions to print (%(default)s)")
-    parser.add_argument("--batch", type=int, default=256, help="rows at a time (%(default)s)")
+    add_number(parser, "--examples", int, "first examples of each task; default: all", least=1)
+    add_number(parser, "--show", int, "predictions to print", default=0, least=0)
+    add_number(parser, "--batch", int, "rows at a time", default=256, least=1)
     parser.add_argument("--modules", default="", help="your task modules, divided by commas")
     parser.add_argument(
         "--rank",
@@ -156,11 +173,14 @@ def _add_eval(commands: Any) -> None:
         help="of tasks with a fixed set of answers, score every answer too, and take the best: "
         "rank_accuracy beside accuracy",
     )
-    parser.add_argument(
+    add_number(
+        parser,
         "--confidence",
-        type=float,
+        float,
+        "bootstrap intervals of every metric, 0.95 for those of 95 %%; default: none",
+        above=0,
+        below=1,
         metavar="LEVEL",
-        help="bootstrap intervals of every metric, 0.95 for those of 95 %% (none)",
     )
     _add_resamples(parser)
     _add_loading(parser)
@@ -224,8 +244,15 @@ def _metric_lines(metrics: Mapping[str, float]) -> Iterator[str]:
 
 
 def _add_resamples(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (%(default)s)"
+    add_number(
+        parser,
+        "--resamples",
+        int,
+        "of the bootstrap",
+        default=1000,
+        least=1,
+        most=1_000_000,
+        metavar="N",
     )
 
 
@@ -259,15 +286,14 @@ def _add_compare(commands: Any) -> None:
     parser.add_argument(
         "--ranked", action="store_true", help="compare the ranked answers (eval --rank)"
     )
-    parser.add_argument(
-        "--confidence", type=float, default=0.95, metavar="LEVEL", help="(%(default)s)"
-    )
+    add_number(parser, "--confidence", float, "", default=0.95, above=0, below=1, metavar="LEVEL")
     _add_resamples(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
+    add_number(parser, "--seed", int, "of the draws", default=0, least=0)
     parser.set_defaults(run=_compare)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
+    standard_streams.need_stdout()
     _import_tensorflow()
     from t5jax.comparison import (
         compare_predictions,
@@ -333,12 +359,14 @@ def _add_generate(commands: Any) -> None:
         help="file to write (stdout). Stopped and called again, the command goes on after its last "
         "whole line; a finished file is written anew",
     )
-    parser.add_argument("--batch", type=int, default=64, help="rows at a time (%(default)s)")
-    parser.add_argument(
+    add_number(parser, "--batch", int, "rows at a time", default=64, least=1)
+    add_number(
+        parser,
         "--batch_tokens",
-        type=int,
+        int,
+        "tokens at a time, of input and output with their padding",
         default=32_768,
-        help="tokens at a time, of input and output with their padding (%(default)s)",
+        least=1,
     )
     parser.add_argument(
         "--assistant_model",
@@ -359,13 +387,18 @@ def _generate(arguments: argparse.Namespace) -> None:
 
     if bool(arguments.texts) == bool(arguments.input):
         raise ValueError("give texts, or --input FILE (- for stdin), and not both")
+    if arguments.input == "-" and sys.stdin is None:
+        raise OSError("--input -: standard input is closed")
     if arguments.input not in (None, "-") and not Path(arguments.input).is_file():
         raise FileNotFoundError(f"--input {arguments.input}: no such file")
+    if not arguments.output:
+        standard_streams.need_stdout("; write to a file with --output")
+    elif Path(arguments.output).is_dir():
+        raise IsADirectoryError(f"--output {arguments.output} is a folder; name a file")
+    elif not Path(arguments.output).parent.is_dir():
+        raise FileNotFoundError(f"--output {arguments.output}: there is no such folder")
     if _same_file(arguments.input, arguments.output):
         raise ValueError(f"--output {arguments.output} is the input; write to another file")
-    for name in ("batch", "batch_tokens"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name} {getattr(arguments, name)} must be at least 1")
     t5 = _load(arguments)
     options = _options(arguments)
     assistant = None
@@ -385,6 +418,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     output: TextIO = sys.stdout
     done = count = 0
     with contextlib.ExitStack() as stack:
+        stack.enter_context(standard_streams.writing(arguments.output or "standard output"))
         if arguments.output and Path(arguments.output).is_char_device():  # /dev/null and the like
             output = stack.enter_context(open(arguments.output, "w", encoding="utf-8"))
         elif arguments.output:
@@ -660,15 +694,16 @@ def _add_tasks(commands: Any) -> None:
     parser = commands.add_parser("tasks", help="list tasks, or show one task's examples")
     parser.add_argument("name", metavar="NAME", nargs="?", help="a pattern with * lists what fits")
     parser.add_argument("--split", default="train", help="split to show (%(default)s)")
-    parser.add_argument("--n", type=int, default=3, help="examples to show (%(default)s)")
-    parser.add_argument("--inputs", type=int, help="tokens to cut inputs to (nothing is cut)")
-    parser.add_argument("--targets", type=int, help="tokens to cut targets to")
+    add_number(parser, "--n", int, "examples to show", default=3, least=1)
+    add_number(parser, "--inputs", int, "tokens to cut inputs to; default: nothing is cut", least=1)
+    add_number(parser, "--targets", int, "tokens to cut targets to", least=1)
     parser.add_argument("--vocabulary", default="bytes", help="as in a config (%(default)s)")
     parser.add_argument("--modules", default="", help="your task modules, divided by commas")
     parser.set_defaults(run=_tasks)
 
 
 def _tasks(arguments: argparse.Namespace) -> None:
+    standard_streams.need_stdout()
     from t5jax.vocabulary import make_vocabulary
 
     vocabulary = make_vocabulary(arguments.vocabulary)
@@ -720,15 +755,17 @@ def _add_vocabulary(commands: Any) -> None:
     )
     parser.add_argument("name", metavar="NAME", help="task or mixture")
     parser.add_argument("output", metavar="OUTPUT.model")
-    parser.add_argument("--size", type=int, default=256, help="pieces (%(default)s)")
-    parser.add_argument(
+    add_number(parser, "--size", int, "pieces", default=256, least=1)
+    add_number(
+        parser,
         "--words",
-        type=int,
+        int,
+        "make the N most frequent words one piece each, whatever else is learnt",
         default=0,
+        least=0,
         metavar="N",
-        help="make the N most frequent words one piece each, whatever else is learnt (%(default)s)",
     )
-    parser.add_argument("--examples", type=int, default=100_000, help="to learn from (%(default)s)")
+    add_number(parser, "--examples", int, "to learn from", default=100_000, least=1)
     parser.add_argument("--modules", default="", help="your task modules, divided by commas")
     parser.set_defaults(run=_vocabulary)
 

@@ -176,7 +176,9 @@ def add_number(
     default = options.get("default")
     shown = "; ".join(str(part) for part in (default, within) if part is not None)
     options.setdefault("metavar", "INT" if kind is int else "FLOAT")
-    parser.add_argument(name, type=number(kind, within), help=f"{help} ({shown})", **options)
+    parser.add_argument(
+        name, type=number(kind, within), help=f"{help} ({shown})".lstrip(), **options
+    )
 
 
 def number(kind: type[int] | type[float], within: Range) -> Callable[[str], Any]:

@@ -202,7 +202,28 @@ def test_mistakes_name_the_value_and_the_remedy(saved, tmp_path, capsys):
         ("generate", saved, "--input", tmp_path / "no.txt"): "no.txt: no such file",
         ("generate", saved, "x", "--max_new_tokens", "0"): "max_new_tokens=0 must be at least 1",
         ("generate", saved, "x", "--num_return_sequences", "2"): "needs do_sample=True",
-        ("generate", saved, "x", "--batch", "0"): "--batch 0",
+        ("generate", saved, "x", "--batch", "0"): "argument --batch: '0' must be a whole number",
+        ("generate", saved, "x", "--batch", "1.5"): "--batch: '1.5' must be a whole number, at le",
+        ("generate", saved, "x", "--batch", str(10**12)): f"--batch: '{10**12}' must be",
+        ("generate", saved, "x", "--num_beam", "2"): "--num_beam; did you mean --num_beams?",
+        ("generate", saved, "x", "--num_beams", str(10**6)): "of memory (the cache",
+        ("generate", saved, "x", "--output", tmp_path): "is a folder; name a file",
+        ("generate", saved, "x", "--output", tmp_path / "no" / "x"): "there is no such folder",
+        ("convert", saved, tmp_path / "x", "--format", "hf", "--allow", "("): "allow='(' is no reg",
+        (
+            "eval",
+            saved,
+            "--tasks",
+            "inflect",
+            "--show",
+            "-1",
+        ): "--show: '-1' must be a whole",
+        ("eval", saved, "--tasks", "inflect", "--examples", "0"): "--examples: '0' must be",
+        ("eval", saved, "--tasks", "inflect", "--confidence", "nan"): "--confidence: 'nan' must be",
+        ("eval", saved, "--tasks", "inflect", "--resamples", str(10**9)): "from 1 to 1000000",
+        ("tasks", "inflect", "--n", "-1"): "argument --n: '-1' must be a whole number, at least 1",
+        ("tasks", "inflect", "--inputs", "0"): "--inputs: '0' must be",
+        ("vocabulary", "inflect", tmp_path / "x", "--words", "-1"): "--words: '-1' must be",
         ("generate", saved, "x", "--length_penalty", "2"): "length_penalty=2.0 needs num_beams",
         ("generate", saved, "x", "--early_stopping", "soon"): "must be true, false or never",
         ("generate", saved, "x", "--suppress_tokens", "5,x"): "invalid IDS value: '5,x'",
@@ -296,3 +317,50 @@ def test_an_idle_accelerator_is_pointed_out(there, advice, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert out.startswith("devices: 1 x cpu (cpu)")
     assert advice in out and ("warning:" in out) == bool(advice)
+
+
+def test_what_is_closed_full_or_damaged_is_one_line(saved, tmp_path, monkeypatch, capsys):
+    words = ["generate", saved, "x", "--max_new_tokens", "3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", None)
+        assert "standard input is closed" in error_of(capsys, "generate", saved, "--input", "-")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        closed = "standard output is closed; write to a file with --output"
+        assert closed in error_of(capsys, *words)
+        assert "standard output is closed" in error_of(capsys, "tasks")
+        main([*words, "--output", str(tmp_path / "out.txt")])
+    assert error_of(capsys, *words, "--output", "/dev/full") == (
+        "error: /dev/full: no space left on device"
+    )
+    for text in ("[1]", "{", "\x00", "[" * 100_000):
+        (tmp_path / "out.txt.unfinished").write_text(text)
+        line = error_of(capsys, *words, "--output", tmp_path / "out.txt")
+        assert "out.txt.unfinished" in line and "delete it" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        ("generate {saved} x --max_new_tokens 3 >&-", 2, "error: standard output is closed"),
+        ("generate {saved} --input - <&-", 2, "error: --input -: standard input is closed"),
+        ("generate {saved} x --max_new_tokens 3 >/dev/full", 2, "error: standard output: no space"),
+        ("tasks >/dev/full", 2, "error: no space left on device"),
+        ("tasks nothing 2>&-", 2, ""),
+        ("convert {saved} {folder}/hf --format hf >&- <&-", 0, ""),
+        ("generate {saved} x --max_new_tokens 3 --output {folder}/o >&- 2>&-", 0, ""),
+    ],
+)
+def test_closed_and_full_streams_end_in_one_line_and_their_exit_code(
+    saved, tmp_path, command, code, words
+):
+    command = command.format(saved=saved, folder=tmp_path)
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m t5jax.cli {command}"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith(words) and done.stderr.count("\n") == (1 if words else 0)
+    if code == 0:
+        t5jax.load(tmp_path / "hf") if "convert" in command else (tmp_path / "o").read_text()

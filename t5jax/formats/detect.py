@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -44,6 +45,11 @@ def open_checkpoint(
                 f"{name!r} is no field of T5Config; fields: {', '.join(sorted(known))}"
             )
     allow = (allow,) if isinstance(allow, str) else tuple(allow)
+    for pattern in allow:
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError, OverflowError, TypeError) as error:
+            raise ValueError(f"allow={pattern!r} is no regular expression: {error}") from None
     folder = Path(path)
     if not folder.exists():
         if not hub.looks_like_id(str(path)):
