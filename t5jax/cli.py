@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import t5jax
-from t5jax import standard_streams, user_code
+from t5jax import standard_streams
 from t5jax.decoding.options import EarlyStopping, GenerationOptions, Ids
 from t5jax.knobs import add_number
 
@@ -708,8 +708,10 @@ def _tasks(arguments: argparse.Namespace) -> None:
 
     vocabulary = make_vocabulary(arguments.vocabulary)
     _import_tensorflow()
+    import seqio
+
     from t5jax.config import LengthsConfig
-    from t5jax.tasks import registry
+    from t5jax.tasks import faults, registry
 
     registry.load_modules(names_of(arguments.modules))
     if arguments.name is None or "*" in arguments.name:
@@ -734,14 +736,17 @@ def _tasks(arguments: argparse.Namespace) -> None:
     }
     if not lengths and registry.needs_lengths(provider):
         lengths = dataclasses.asdict(LengthsConfig())
-    with user_code.running(f"task {arguments.name}"):
-        dataset = provider.get_dataset(
-            lengths or None, arguments.split, shuffle=False, seed=0, num_epochs=1
-        )
-        for example in dataset.take(arguments.n).as_numpy_iterator():
+    split = arguments.split
+    for task in seqio.get_subtasks(provider):
+        faults.check_features(task, lengths)
+    with faults.reading(provider, split, lengths or None):
+        dataset = provider.get_dataset(lengths or None, split, shuffle=False, seed=0, num_epochs=1)
+        examples = dataset.take(arguments.n).as_numpy_iterator()
+        for example in faults.checked(provider, split, lengths or None, examples):
             for name in ("inputs", "targets"):
                 ids = example[name].tolist()
-                text = example.get(f"{name}_pretokenized", b"").decode() or vocabulary.decode(ids)
+                written = example.get(f"{name}_pretokenized", b"").decode(errors="replace")
+                text = written or vocabulary.decode(ids)
                 print(f"{name:8} {text}\n{'':8} {' '.join(map(str, ids))}")
             print()
 
@@ -775,22 +780,15 @@ def _vocabulary(arguments: argparse.Namespace) -> None:
     import seqio
 
     from t5jax.tasks import registry
+    from t5jax.tasks.corpus import texts_of
     from t5jax.vocabulary import frequent_words, train_sentencepiece
 
     registry.load_modules(names_of(arguments.modules))
     # A mixture keeps the ids alone, so the text is read from its tasks, as much from each.
     tasks = seqio.get_subtasks(registry.get(arguments.name))
-    texts = []
-    for task in tasks:
-        with user_code.running(f"task {task.name}"):
-            dataset = task.get_dataset(
-                None, "train", shuffle=False, num_epochs=1, try_in_mem_cache=False
-            )
-            dataset = dataset.take(arguments.examples // len(tasks)).map(
-                lambda example: (example["inputs_pretokenized"], example["targets_pretokenized"])
-            )
-            for batch in dataset.batch(1000).as_numpy_iterator():
-                texts += [text.decode() for pair in zip(*batch, strict=True) for text in pair]
+    texts = [
+        text for task in tasks for text in texts_of(task, "train", arguments.examples // len(tasks))
+    ]
     vocabulary = train_sentencepiece(
         texts,
         arguments.output,

@@ -15,6 +15,7 @@ import seqio
 
 from t5jax import user_code
 from t5jax.config import LengthsConfig
+from t5jax.tasks.faults import check_features, checked, reading
 from t5jax.tasks.measuring import check_metrics, metrics_of, names_of_values, postprocessed
 from t5jax.tasks.metrics import bits_per_byte, perplexity
 from t5jax.tasks.metrics.base import is_built_in
@@ -106,19 +107,21 @@ class Evaluation:
                         f"task {task.name} has no split {split!r}; it has {', '.join(task.splits)}"
                     )
                 check_metrics(task)
-                with user_code.running(f"task {task.name}"):
-                    self.evaluators.append(
-                        evaluator(
-                            task,
-                            seqio.EncDecFeatureConverter(pack=False),
-                            eval_split=split,
-                            sequence_length=None
-                            if lengths is None
-                            else dataclasses.asdict(lengths),
-                            num_examples=examples,
-                            async_compute_metrics=False,
-                        )
+                cut = None if lengths is None else dataclasses.asdict(lengths)
+                check_features(task, cut)
+                with reading(task, split, cut):
+                    made = evaluator(
+                        task,
+                        seqio.EncDecFeatureConverter(pack=False),
+                        eval_split=split,
+                        sequence_length=cut,
+                        num_examples=examples,
+                        async_compute_metrics=False,
                     )
+                    read = made.cached_task_datasets[task.name].as_numpy_iterator()
+                    for _ in checked(task, split, cut, read):
+                        pass
+                self.evaluators.append(made)
         evaluated = [each.eval_tasks[0].name for each in self.evaluators]
         if rank and not any(map(answers_of, evaluated)):
             raise ValueError(

@@ -55,14 +55,16 @@ class TrainData:
         saved at, but going on from one costs reading those since the last of these.
       restore_from: a folder that `save` wrote, to go on from there.
       owned: streams read by this process; those that `sharding` asks for, or all.
+      vocabulary_size: of the model; ids are below it, and below that of a task's own vocabulary.
 
     Attributes:
       index: number of the batch that `next` gives; the first one of a run is 0.
 
     Raises:
       ValueError: streams or the mesh do not divide the batch, a task has no such split, an example
-        for each stream or the features needed, its source cannot say where it stands, or
-        `restore_from` is not readable, is of other data, or lacks a stream.
+        for each stream or the features needed, its data is at fault (task, file and example are
+        named), its source cannot say where it stands, or `restore_from` is not readable, is of
+        other data, or lacks a stream.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class TrainData:
         snapshot_every: int = 1000,
         restore_from: Path | None = None,
         owned: Sequence[int] | None = None,
+        vocabulary_size: int | None = None,
     ):
         _check(config, snapshot_every)
         self._config = config
@@ -94,6 +97,7 @@ class TrainData:
             packed=config.pack,
             seed=config.seed,
             buffer=config.shuffle_buffer,
+            vocabulary_size=vocabulary_size,
         )
         self._facts = _facts(provider.name, config, found)
         self._lock = threading.Lock()

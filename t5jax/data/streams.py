@@ -16,10 +16,10 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5jax import user_code
 from t5jax.batch import Batch
 from t5jax.config import LengthsConfig
 from t5jax.data.packing import Example, Examples, pack, to_batch
+from t5jax.tasks.faults import check_features, ids_end, reading, tell, wrong_ids
 
 # JAX owns the accelerators; TensorFlow would reserve their memory. It refuses once it has begun.
 for _kind in ("GPU", "TPU"):
@@ -94,7 +94,10 @@ def _noting_length(task: seqio.Task) -> seqio.Task:
 
 def _chunks(dataset: tf.data.Dataset, longest: int) -> tf.data.Dataset:
     def convert(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        inputs, targets = (tf.cast(example[name], tf.int32) for name in ("inputs", "targets"))
+        # Saturated, so that an id too high stays one.
+        inputs, targets = (
+            tf.saturate_cast(example[name], tf.int32) for name in ("inputs", "targets")
+        )
         sizes = tf.stack([tf.size(inputs), tf.size(targets)])
         cut = example.get(_WHOLE, 0) > longest
         return {"inputs": inputs, "targets": targets, "sizes": sizes, "cut": cut}
@@ -111,6 +114,23 @@ def _usable(chunk: Mapping[str, np.ndarray]) -> tuple[list[Example], int, int]:
         (chunk["inputs"][i, : sizes[i, 0]], chunk["targets"][i, : sizes[i, 1]]) for i in good
     ]
     return examples, len(sizes) - len(good), int(chunk["cut"][good].sum())
+
+
+def _check_ids(
+    task: seqio.Task,
+    split: str,
+    lengths: LengthsConfig,
+    chunk: Mapping[str, np.ndarray],
+    vocabulary_size: int | None,
+) -> None:
+    """Raises ValueError for ids that are not the vocabulary's: a lookup would take others."""
+    for name in ("inputs", "targets"):
+        outside = (chunk[name] < 0) | (chunk[name] >= ids_end(task, name, vocabulary_size))
+        if outside.any():
+            row = int(outside.any(axis=1).argmax())
+            example = {name: chunk[name][row] for name in ("inputs", "targets")}
+            wrong = wrong_ids(task, vocabulary_size)
+            tell(task, split, dataclasses.asdict(lengths), wrong, example)
 
 
 def _whole(task: seqio.Task, split: str, lengths: LengthsConfig) -> tf.data.Dataset:
@@ -143,11 +163,20 @@ class Held:
         return f"{len(self.examples)} examples, checksum {digest:08x}"
 
 
-def hold(task: seqio.Task, split: str, lengths: LengthsConfig, most: int) -> Held | None:
+def hold(
+    task: seqio.Task,
+    split: str,
+    lengths: LengthsConfig,
+    most: int,
+    vocabulary_size: int | None = None,
+) -> Held | None:
     """The task's examples if they are at most `most` and the same whenever they are read.
 
     Preprocessors that draw random numbers show in the first examples, which are read twice.
     Random numbers that these do not show would stay as they were drawn here.
+
+    Raises ValueError for an id that is none of the task's vocabulary, or not below
+    `vocabulary_size`.
     """
     stored = task.num_input_examples(split)
     if stored is not None and stored > most:
@@ -161,6 +190,7 @@ def hold(task: seqio.Task, split: str, lengths: LengthsConfig, most: int) -> Hel
             again is None or not all(np.array_equal(chunk[name], again[name]) for name in chunk)
         ):
             return None
+        _check_ids(task, split, lengths, chunk, vocabulary_size)
         usable, unusable, too_long = _usable(chunk)
         examples += usable
         dropped += unusable
@@ -294,6 +324,7 @@ class ReadSource:
         buffer: int,
         threads: int,
         key: tuple[int, ...],
+        vocabulary_size: int | None = None,
     ):
         seed = int(_uniform(1, *key, stream)[0] * 2**30)
         piece = _noting_length(task).replace(
@@ -304,7 +335,7 @@ class ReadSource:
                 f"task {task.name} is a {type(task).__name__}, and its replace() makes a plain "
                 f"{type(piece).__name__}; override replace() so that its source can be cut"
             )
-        with user_code.running(f"task {task.name}"):
+        with reading(task, split, dataclasses.asdict(lengths)):
             dataset = piece.get_dataset(
                 dataclasses.asdict(lengths), split, shuffle=False, seed=seed, num_epochs=None
             )
@@ -315,7 +346,10 @@ class ReadSource:
         options = _options(threads)
         # Preprocessors may call Python, which TensorFlow takes for state that it cannot save.
         options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
-        self._task = task.name
+        self._task = task
+        self._split = split
+        self._lengths = lengths
+        self._vocabulary_size = vocabulary_size
         self._streams = streams
         self._iterator = iter(dataset.with_options(options))
         self._chunk: Sequence[Example] = ()
@@ -331,21 +365,23 @@ class ReadSource:
 
     def _read(self) -> list[Example]:
         for _ in range(_HOPELESS):
-            with user_code.running(f"task {self._task}"):
-                chunk = next(self._iterator, None)
-            if chunk is None:
+            with reading(self._task, self._split, dataclasses.asdict(self._lengths)):
+                tensors = next(self._iterator, None)
+            if tensors is None:
                 raise ValueError(
-                    f"task {self._task} has no example for some of data.streams={self._streams}; "
-                    "use fewer streams"
+                    f"task {self._task.name} has no example for some of "
+                    f"data.streams={self._streams}; use fewer streams"
                 )
-            examples, unusable, too_long = _usable({k: v.numpy() for k, v in chunk.items()})
+            chunk = {name: tensor.numpy() for name, tensor in tensors.items()}
+            _check_ids(self._task, self._split, self._lengths, chunk, self._vocabulary_size)
+            examples, unusable, too_long = _usable(chunk)
             self.dropped += unusable
             self.cut += too_long
             if examples:
                 return examples
         raise ValueError(
-            f"task {self._task} gave {_HOPELESS * _CHUNK} examples in a row with empty inputs or "
-            "targets, or with an id 0 in them; see what its preprocessors make"
+            f"task {self._task.name} gave {_HOPELESS * _CHUNK} examples in a row with empty inputs "
+            "or targets, or with an id 0 in them; see what its preprocessors make"
         )
 
     def state(self) -> State:
@@ -459,6 +495,7 @@ def open_streams(
     packed: bool,
     seed: int,
     buffer: int,
+    vocabulary_size: int | None = None,
 ) -> tuple[dict[int, Stream], dict[str, str]]:
     """The owned ones of `streams` streams, at their beginning, and what was found in each task.
 
@@ -466,6 +503,8 @@ def open_streams(
       Streams by index; and task names with a few words that differ where the examples do.
     """
     tasks = tasks_of(provider, split)
+    for task in tasks:
+        check_features(task, dataclasses.asdict(lengths))
     mixed = isinstance(provider, seqio.Mixture)
     rates = [float(provider.get_rate(task)) if mixed else 1.0 for task in tasks]
     if not sum(rates) > 0 or min(rates) < 0:
@@ -478,8 +517,8 @@ def open_streams(
     found = {}
     for index, task in enumerate(tasks):
         key = (seed, 1 + index)
-        with user_code.running(f"task {task.name}"):
-            held = hold(task, split, lengths, buffer)
+        with reading(task, split, dataclasses.asdict(lengths)):
+            held = hold(task, split, lengths, buffer, vocabulary_size)
         if held is not None:
             makers.append(functools.partial(HeldSource, held, streams=streams, key=key))
             found[task.name] = held.fingerprint
@@ -495,6 +534,7 @@ def open_streams(
                     buffer=max(1, buffer // streams),
                     threads=max(1, (os.cpu_count() or 1) // len(owned)),
                     key=key,
+                    vocabulary_size=vocabulary_size,
                 )
             )
             found[task.name] = "read as it goes"

@@ -22,10 +22,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
+import numpy as np
 import seqio
+import tensorflow as tf
 
 from t5jax import user_code
 from t5jax.tasks import ranking
+from t5jax.tasks.faults import reading
 from t5jax.tasks.wrapped import WrappedVocabulary
 from t5jax.vocabulary import (
     AddedTokensVocabulary,
@@ -139,11 +142,38 @@ def with_vocabulary(name: str, vocabulary: seqio.Vocabulary) -> Provider:
     # Flat: a mixture's tasks are those of its submixtures too, and get_rate is what seqio samples
     # them by. Rates stay functions, since some read the sizes of data sets.
     registered = {task.name: task for task in provider.tasks}
+    for task in registered.values():
+        _count_examples(task)
     return seqio.Mixture(
         provider.name,
         [(_task_with_vocabulary(task, vocabulary), rate_of) for task in registered.values()],
         sample_fn=provider._sample_fn,  # seqio offers no public way to it
     )
+
+
+def _count_examples(task: seqio.Task) -> None:
+    """Makes a task whose source does not know its size, such as a text file, count its rows.
+
+    Rates such as seqio.mixing_rate_num_examples ask for it. They are read once a split, when asked.
+    """
+    known = task.num_input_examples
+
+    @functools.cache
+    def count(split: str) -> int:
+        size = known(split)
+        if size is None:
+            with reading(task, split):
+                rows = task.source.get_dataset(split, shuffle=False)
+                if rows.cardinality() == tf.data.INFINITE_CARDINALITY:
+                    raise ValueError(
+                        f"task {task.name} has rows without end, so that no mixing rate can be "
+                        "their number; give the mixture a number"
+                    )
+                size = int(rows.reduce(np.int64(0), lambda total, _: total + 1))
+        return size
+
+    if not hasattr(known, "cache_info"):  # not one of these already
+        setattr(task, "num_input_examples", count)  # noqa: B010
 
 
 def _task_with_vocabulary(task: seqio.Task, vocabulary: seqio.Vocabulary) -> seqio.Task:

@@ -202,6 +202,7 @@ class Run:
             sharding=rows,
             snapshot_every=training.save_every,
             restore_from=position,
+            vocabulary_size=config.model.vocab_size,
         )
         self.report = Report(
             run_dir, start=self.start, steps=training.steps, tensorboard=training.tensorboard
