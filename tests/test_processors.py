@@ -306,6 +306,20 @@ def test_a_forced_prefix_equals_transformers(beams, models):
         assert_same(result, expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("early_stopping", ["never", False])
+def test_a_length_penalty_counts_no_prefix_as_in_transformers(early_stopping):
+    from tests.generation import RAGGED, assert_same, ours, pair, theirs, torch
+
+    prefix = random_ids(5, 4, 3)
+    shifted = torch.tensor(np.pad(prefix, ((0, 0), (1, 0))).astype(np.int64))
+    options = {"num_beams": 4, "length_penalty": 2.0, "early_stopping": early_stopping}
+    for seed in range(5):
+        model, t5 = pair(seed)
+        expected = theirs(model, RAGGED, decoder_input_ids=shifted, **options)
+        assert_same(ours(t5, RAGGED, decoder_prefix=prefix, **options), expected)
+
+
 REFUSED = [
     ({"num_return_sequences": 3, "num_beams": 2}, "num_return_sequences=3 must be at most"),
     ({"length_penalty": 2.0}, "length_penalty=2.0 needs num_beams"),

@@ -28,6 +28,7 @@ from t5jax.decoding.loop import (
     run,
     start_processors,
 )
+from t5jax.decoding.processors import FORBIDDEN
 from t5jax.decoding.samplers import Sample
 from t5jax.decoding.selection import largest, take
 
@@ -40,8 +41,9 @@ class Search:
 
     `penalty` float32: of the length, transformers' exponent or T5X's brevity alpha. `longest`: the
     length that the best hypothetical hypothesis is given is the longest, not the present one.
-    `full` stops an input at K finished hypotheses. `t5x`: its scores, and its pool, which takes
-    every candidate that ended and not only those among the best K.
+    `full` stops an input at K finished hypotheses. `t5x`: its scores, of lengths that count what
+    was given, and its pool, which takes every candidate that ended and not only those among the
+    best K.
     """
 
     penalty: Any
@@ -225,14 +227,20 @@ def advance(
     )
     if isinstance(controls.sampler, Sample):
         log_p = controls.sampler.restrict(log_p)
-    totals = (log_p.reshape(batch, beams, -1) + state.scores[:, :, None]).reshape(batch, -1)
+    totals = log_p.reshape(batch, beams, -1) + state.scores[:, :, None]
+    # A mask of -1e9, or of the dtype's minimum, forbids as minus infinity does.
+    totals = jnp.where(totals > FORBIDDEN, totals, -jnp.inf)
 
     # 1. Candidates: enough that K go on although K end.
     count = max(2, 1 + len(ids.eos)) * beams
-    scores, at = _candidates(totals, count, controls, row_keys, index)
-    parents, chosen = at // logits.shape[-1], (at % logits.shape[-1]).astype(jnp.int32)
+    scores, parents, chosen = _candidates(totals, count, controls, search, row_keys, index)
     inputs = make_context(state.ids[:, 0], index, controls.max_new_tokens, controls.prefix)
     length, last = inputs.decided + 1, (inputs.remaining <= 1)[:, None]
+    longest = controls.max_new_tokens
+    if search.t5x:
+        # T5X's lengths count what was given, and the longest the start id.
+        before = 0 if controls.prefix is None else controls.prefix.lengths
+        length, longest = length + before, longest + before + 1
     ended = jnp.isin(chosen, jnp.asarray(ids.eos))
     if controls.stop is not None:
         places = take(state.stop.reshape(batch, beams), parents)
@@ -260,7 +268,6 @@ def advance(
 
     # 4. Whether the pool can still become better.
     alive = running[:, 0] > -jnp.inf
-    longest = controls.max_new_tokens + 1 if search.t5x else controls.max_new_tokens
     hypothetical = jnp.full_like(length, longest) if search.longest else length
     possible = search.score(running[:, 0], hypothetical)
     # Minus infinity where the pool is not full.
@@ -294,9 +301,30 @@ def advance(
 
 
 def _candidates(
+    totals: jax.Array,
+    count: int,
+    controls: Controls,
+    search: Search,
+    row_keys: jax.Array,
+    index: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Totals float32[B, K, V] -> those of `count` candidates, best or drawn, and whose they are.
+
+    Returns:
+      [B, count] each: totals, parents' numbers, ids.
+    """
+    batch, beams, vocab = totals.shape
+    # Of equals T5X takes that of the worst beam first.
+    flat = (totals[:, ::-1] if search.t5x else totals).reshape(batch, -1)
+    scores, at = _best_or_drawn(flat, count, controls, row_keys, index)
+    parents = at // vocab
+    return scores, beams - 1 - parents if search.t5x else parents, (at % vocab).astype(jnp.int32)
+
+
+def _best_or_drawn(
     totals: jax.Array, count: int, controls: Controls, row_keys: jax.Array, index: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Totals float32[B, K*V] -> those of `count` candidates, best or drawn, and their places."""
+    """Totals float32[B, N] -> `count` of them, and their places."""
     if not isinstance(controls.sampler, Sample):
         return largest(totals, count)
     keys = jax.random.wrap_key_data(row_keys, impl="threefry2x32")

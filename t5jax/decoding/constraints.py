@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5jax.decoding.processors import Context, Processor
+from t5jax.decoding.processors import FORBIDDEN, Context, Processor
 
 
 @flax.struct.dataclass
@@ -80,7 +80,7 @@ class Answers(Processor):
         kept = jnp.where(allowed, logits, -jnp.inf)
         # Where other options forbid all that an answer goes on with, the answer wins; in beam
         # search only if no beam of the input can go on.
-        possible = jnp.any(kept > -jnp.inf, axis=1) & context.live
+        possible = jnp.any(kept > FORBIDDEN, axis=1) & context.live
         possible = possible.reshape(-1, context.beams).any(axis=1)
         possible = jnp.repeat(possible, context.beams)[:, None]
         return jnp.where(possible, kept, jnp.where(allowed, 0.0, -jnp.inf))

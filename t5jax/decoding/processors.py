@@ -20,6 +20,9 @@ import numpy as np
 
 from t5jax import user_code
 
+# Log-probabilities from here down are those of ids that a finite mask forbids; T5X's own is this.
+FORBIDDEN = -1e7
+
 
 @flax.struct.dataclass
 class Context:
