@@ -25,7 +25,8 @@ import numpy as np
 
 import t5jax
 from t5jax import standard_streams
-from t5jax.decoding.options import EarlyStopping, GenerationOptions, Ids
+from t5jax.decoding.option_values import Bias, Decay, EarlyStopping, Ids, Phrase
+from t5jax.decoding.options import GenerationOptions
 from t5jax.knobs import add_number
 
 # What a user can mend: one line, no traceback. Set T5JAX_TRACEBACK=1 to see where it came from.
@@ -350,7 +351,12 @@ def names_of(text: str) -> list[str]:
 
 
 def _add_generate(commands: Any) -> None:
-    parser = commands.add_parser("generate", help="text in, text out")
+    parser = commands.add_parser(
+        "generate",
+        help="text in, text out",
+        description="Writes one line an input. Several outputs of one (--num_return_sequences) "
+        "stand in its line, divided by a TAB.",
+    )
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("texts", metavar="TEXT", nargs="*")
     parser.add_argument("--input", help="a file with one input a line; - for stdin")
@@ -584,7 +590,28 @@ def _parse_early_stopping(text: str) -> bool | str:
     return words[text.lower()]
 
 
-_parse_ids.__name__ = "IDS"  # what argparse calls a value that it cannot parse
+def _parse_decay(text: str) -> Decay:
+    start, factor = text.split(",")
+    return int(start), float(factor)
+
+
+def _parse_bias(text: str) -> Bias:
+    ids, value = text.split("=")
+    return _parse_ids(ids), float(value)
+
+
+def _parse_phrase(text: str) -> Phrase:
+    return tuple(_parse_ids(ids) for ids in text.split("|"))
+
+
+# What argparse calls a value that it cannot parse.
+for _parse, _name in (
+    (_parse_ids, "IDS"),
+    (_parse_decay, "START,FACTOR"),
+    (_parse_bias, "IDS=NUMBER"),
+    (_parse_phrase, "IDS|IDS"),
+):
+    _parse.__name__ = _name
 # By an option's type: how a word is read, what --help calls it, whether several make a list.
 _KINDS: dict[Any, tuple[Any, str, bool]] = {
     int: (int, "INT", False),
@@ -594,6 +621,9 @@ _KINDS: dict[Any, tuple[Any, str, bool]] = {
     EarlyStopping: (_parse_early_stopping, "true|false|never", False),
     Ids: (_parse_ids, "IDS", False),
     tuple[Ids, ...]: (_parse_ids, "IDS", True),
+    Decay | None: (_parse_decay, _parse_decay.__name__, False),
+    tuple[Bias, ...]: (_parse_bias, _parse_bias.__name__, True),
+    tuple[Phrase, ...]: (_parse_phrase, "IDS|IDS|…", True),
     tuple[str, ...]: (str, "TEXT", True),
     tuple[str | Ids, ...]: (str, "TEXT", True),
 }

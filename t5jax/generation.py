@@ -262,13 +262,7 @@ class Decoder:
         guesses = None
         with sharding.use(self.mesh):
             if beams:
-                options = request.options
-                search = Search.of(
-                    options.num_beams,
-                    options.length_penalty,
-                    options.early_stopping,
-                    options.brevity_penalty,
-                )
+                search = Search.of(request.options)
                 decoded = _in_rooms(
                     functools.partial(programs.beam_search, *call, search, results=samples),
                     length,

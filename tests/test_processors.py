@@ -35,8 +35,20 @@ CASES = {
     "forced_eos_token_id": {"forced_eos_token_id": 1},
     "suppress_tokens": {"suppress_tokens": list(range(200, 384))},
     "eos_token_id": {"eos_token_id": [1, 7, *range(300, 330)]},
+    "begin_suppress_tokens": {"begin_suppress_tokens": list(range(100, 384))},
+    "begin_suppress_tokens, forced": {
+        "begin_suppress_tokens": list(range(100, 384)),
+        "forced_bos_token_id": 77,
+    },
+    "exponential_decay": {"exponential_decay_length_penalty": (3, 1.6)},
+    "sequence_bias": {"sequence_bias": [[[i], -1.5] for i in range(100, 200)] + [[[3, 5], 9.0]]},
+    "renormalize_logits": {"renormalize_logits": True, "suppress_tokens": list(range(99, 384))},
 }
 TOGETHER = {
+    "sequence_bias": [[[184], 2.5], [[339], -1.0], [[77, 30], 4.0]],
+    "exponential_decay_length_penalty": (6, 1.1),
+    "begin_suppress_tokens": [30, 31, 32],
+    "renormalize_logits": True,
     "repetition_penalty": 1.2,
     "encoder_repetition_penalty": 1.5,
     "no_repeat_ngram_size": 3,
@@ -54,7 +66,7 @@ TOGETHER = {
 def test_all_together_equal_transformers(beams):
     from tests.generation import EVEN, compare
 
-    compare(EVEN, num_beams=beams, **TOGETHER)
+    compare(EVEN, models=6, num_beams=beams, **TOGETHER)
 
 
 @pytest.mark.slow
@@ -129,6 +141,14 @@ OPTIONS = st.fixed_dictionaries(
         "forced_eos_token_id": st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=2),
         "suppress_tokens": st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=4),
         "eos_token_id": st.lists(st.integers(1, VOCAB - 1), min_size=1, max_size=3),
+        "begin_suppress_tokens": st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=4),
+        "exponential_decay_length_penalty": st.tuples(st.integers(0, 8), st.floats(1, 2)),
+        "sequence_bias": st.dictionaries(
+            st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=4).map(tuple),
+            st.floats(-4, 4, width=16),
+            min_size=1,
+            max_size=5,
+        ),
     },
 )
 
@@ -164,6 +184,7 @@ def test_restrictions_of_sampling_equal_transformers(seed, p, keep):
         "min_p": transformers.MinPLogitsWarper,
         "typical_p": transformers.TypicalLogitsWarper,
         "epsilon_cutoff": transformers.EpsilonLogitsWarper,
+        "eta_cutoff": transformers.EtaLogitsWarper,
         "top_p": transformers.TopPLogitsWarper,
     }
     for name, theirs in cases.items():
@@ -192,11 +213,15 @@ def test_other_numbers_compile_nothing_anew():
             "repetition_penalty": 1.1 + i,
             "suppress_tokens": [5, 9 + i],
             "bad_words_ids": [[3 + i], [4, 5 + i]],
+            "begin_suppress_tokens": [8 + i],
+            "sequence_bias": {(3 + i,): 1.0 + i, (4, 6 + i): 0.5},
+            "exponential_decay_length_penalty": (2 + i, 1.1 + i),
             "forced_bos_token_id": 20 + i,
             "min_new_tokens": i,
             "max_new_tokens": 8 + i,
             "temperature": 0.5 + i,
             "top_p": 0.5 + i / 10,
+            "eta_cutoff": 0.01 + i / 100,
             "do_sample": True,
             "answers": [[5, 6 + i], [7 + i]],
             "stop_strings": ["ab" * (1 + i)],
@@ -375,7 +400,25 @@ REFUSED = [
     ({"max_new_tokens": jnp.float32(8)}, "max_new_tokens=.* must be a whole number"),
     ({"temperature": np.array([0.5, 0.6]), "do_sample": True}, "temperature=.* must be a number"),
     ({"suppress_tokens": 1.5}, "suppress_tokens=1.5 must be ids"),
-    ({"answers": [1.5]}, "answers=1.5 must be ids"),
+    ({"answers": [1.5]}, r"answers=\[1.5\] must be texts, or"),
+    ({"answers": ["\ud800"]}, "answers=.* must be texts"),
+    ({"answers": {"a": 1}}, "answers=.* must be texts"),
+    ({"suppress_tokens": [True]}, r"suppress_tokens=\[True\] must be ids"),
+    ({"suppress_tokens": b"a"}, "suppress_tokens=b'a' must be ids"),
+    ({"begin_suppress_tokens": [400]}, "begin_suppress_tokens holds id 400"),
+    ({"sequence_bias": [[[400], 1.0]]}, "sequence_bias holds id 400"),
+    ({"sequence_bias": {(): 1.0}}, "sequence_bias=.* must be a mapping"),
+    ({"sequence_bias": {(5,): float("-inf")}}, "sequence_bias=.* must be a mapping"),
+    ({"sequence_bias": [5]}, "sequence_bias=.* must be a mapping"),
+    ({"exponential_decay_length_penalty": 1.5}, "exponential_decay.*=1.5 must be a whole number"),
+    ({"exponential_decay_length_penalty": (3, 0)}, "a factor that is positive"),
+    ({"eta_cutoff": 0.1}, "eta_cutoff=0.1 needs do_sample=True"),
+    ({"eta_cutoff": 1.0, "do_sample": True}, "eta_cutoff=1.0 must be"),
+    ({"max_new_tokens": 10**30}, "max_new_tokens=1000.* must be below 2\\^31"),
+    ({"seed": 2**70, "do_sample": True}, "seed=.* must be between"),
+    ({"temperature": 1e-60, "do_sample": True}, "temperature=1e-60 must be a number"),
+    ({"temperature": 10**400, "do_sample": True}, "temperature=1000.* must be a number"),
+    ({"length_penalty": 1e6, "num_beams": 2}, "length_penalty=1000000.0 must be nearer to 0"),
     ({"stop_strings": [5]}, "stop_strings=.* must be texts"),
     ({"max_length": 20}, "'max_length'; give max_new_tokens, .* one less"),
     ({"stop_strings": [""]}, "stop_strings"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import flax.struct
 import jax
@@ -28,6 +28,7 @@ from t5jax.decoding.loop import (
     run,
     start_processors,
 )
+from t5jax.decoding.options import GenerationOptions
 from t5jax.decoding.processors import FORBIDDEN
 from t5jax.decoding.samplers import Sample
 from t5jax.decoding.selection import largest, take
@@ -43,7 +44,7 @@ class Search:
     length that the best hypothetical hypothesis is given is the longest, not the present one.
     `full` stops an input at K finished hypotheses. `t5x`: its scores, of lengths that count what
     was given, and its pool, which takes every candidate that ended and not only those among the
-    best K.
+    best K. `renormalize`: what processors leave of the probabilities sums to 1 again.
     """
 
     penalty: Any
@@ -51,20 +52,21 @@ class Search:
     longest: bool = flax.struct.field(pytree_node=False, default=False)
     full: bool = flax.struct.field(pytree_node=False, default=False)
     t5x: bool = flax.struct.field(pytree_node=False, default=False)
+    renormalize: bool = flax.struct.field(pytree_node=False, default=False)
 
     @classmethod
-    def of(
-        cls,
-        beams: int,
-        length_penalty: float,
-        early_stopping: bool | Literal["never"],
-        brevity_penalty: float | None,
-    ) -> Search:
+    def of(cls, options: GenerationOptions) -> Search:
         """From generation options."""
-        if brevity_penalty is not None:
-            return cls(np.float32(brevity_penalty), beams, longest=True, t5x=True)
-        longest = early_stopping == "never" and length_penalty > 0
-        return cls(np.float32(length_penalty), beams, longest, early_stopping is True)
+        t5x = options.brevity_penalty is not None
+        penalty = options.brevity_penalty if t5x else options.length_penalty
+        return cls(
+            np.float32(penalty),
+            options.num_beams,
+            longest=t5x or (options.early_stopping == "never" and options.length_penalty > 0),
+            full=options.early_stopping is True,
+            t5x=t5x,
+            renormalize=options.renormalize_logits,
+        )
 
     def score(self, log_p: jax.Array, length: jax.Array) -> jax.Array:
         """Log-probabilities [B, …] of hypotheses of int32[B] ids (or [1]), penalised."""
@@ -227,6 +229,8 @@ def advance(
     )
     if isinstance(controls.sampler, Sample):
         log_p = controls.sampler.restrict(log_p)
+    if search.renormalize:
+        log_p = jax.nn.log_softmax(log_p)
     totals = log_p.reshape(batch, beams, -1) + state.scores[:, :, None]
     # A mask of -1e9, or of the dtype's minimum, forbids as minus infinity does.
     totals = jnp.where(totals > FORBIDDEN, totals, -jnp.inf)

@@ -14,8 +14,10 @@ from t5jax.decoding.constraints import Answers
 from t5jax.decoding.options import GenerationOptions
 from t5jax.decoding.processors import (
     BadWords,
+    BeginSuppress,
     EncoderNoRepeatNGram,
     EncoderRepetitionPenalty,
+    ExponentialDecay,
     ForcedFirst,
     ForcedLast,
     KeepBelow,
@@ -23,12 +25,14 @@ from t5jax.decoding.processors import (
     NoRepeatNGram,
     Processor,
     RepetitionPenalty,
+    SequenceBias,
     Suppress,
     UserFunction,
 )
 from t5jax.decoding.samplers import Greedy, Sample
 from t5jax.decoding.shortlist import Shortlist
 from t5jax.decoding.stopping import StopStrings
+from t5jax.schema import short
 
 LogitsProcessor = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -98,6 +102,8 @@ def make_processors(
     out: list[Processor] = []
     if ids.limit < ids.vocab:
         out.append(KeepBelow(ids.limit))
+    if options.sequence_bias:
+        out.append(SequenceBias.of(options.sequence_bias))
     if options.encoder_repetition_penalty != 1.0:
         present = np.zeros((len(inputs), ids.vocab), bool)
         present[np.arange(len(inputs))[:, None], inputs] = True
@@ -122,10 +128,14 @@ def make_processors(
         out.append(ForcedFirst(np.int32(options.forced_bos_token_id)))
     if options.forced_eos_token_id:
         out.append(ForcedLast(np.array(options.forced_eos_token_id, np.int32)))
+    if options.exponential_decay_length_penalty is not None:
+        start, factor = options.exponential_decay_length_penalty
+        out.append(ExponentialDecay(np.int32(start), np.float32(factor), ids.eos))
     if options.suppress_tokens:
-        mask = np.zeros(ids.vocab, bool)
-        mask[list(options.suppress_tokens)] = True
-        out.append(Suppress(mask))
+        out.append(Suppress(_mask(options.suppress_tokens, ids.vocab)))
+    if options.begin_suppress_tokens:
+        forced = options.forced_bos_token_id is not None
+        out.append(BeginSuppress(_mask(options.begin_suppress_tokens, ids.vocab), forced))
     if function is not None:
         out.append(UserFunction(function))
     # Last, so that nothing but an answer comes out whatever else is asked for.
@@ -134,11 +144,19 @@ def make_processors(
     return tuple(out)
 
 
+def _mask(ids: Sequence[int], vocab: int) -> np.ndarray:
+    mask = np.zeros(vocab, bool)
+    mask[list(ids)] = True
+    return mask
+
+
 def check_ids(options: GenerationOptions, limit: int) -> None:
     """Raises ValueError for an id in the options that is not below `limit`."""
     given = {
         "suppress_tokens": options.suppress_tokens,
+        "begin_suppress_tokens": options.begin_suppress_tokens,
         "bad_words_ids": [i for word in options.bad_words_ids for i in word],
+        "sequence_bias": [i for word, _ in options.sequence_bias for i in word],
         "forced_bos_token_id": [options.forced_bos_token_id or 0],
         "forced_eos_token_id": options.forced_eos_token_id,
         "eos_token_id": options.eos_token_id,
@@ -147,4 +165,6 @@ def check_ids(options: GenerationOptions, limit: int) -> None:
     for name, values in given.items():
         for i in values:
             if i >= limit:
-                raise ValueError(f"{name} holds id {i}; the vocabulary has ids 0 to {limit - 1}")
+                raise ValueError(
+                    f"{name} holds id {short(i)}; the vocabulary has ids 0 to {limit - 1}"
+                )

@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import operator
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
+from t5jax.decoding.option_values import READERS, Bias, Decay, EarlyStopping, Ids
 from t5jax.decoding.samplers import Greedy, Sample
 from t5jax.knobs import knob
-
-Ids = tuple[int, ...]
-EarlyStopping = Literal[True, False, "never"]
+from t5jax.schema import short
 
 # Options that only say how to do what a switch turns on, and what turns it on.
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff")
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _BEAMS = ("length_penalty", "early_stopping", "brevity_penalty")
 
 # What transformers calls otherwise, and what is wanted in its place.
@@ -25,6 +23,8 @@ _ELSEWHERE = {
     "max_length": "give max_new_tokens, which does not count the start id: one less",
     "min_length": "give min_new_tokens, which does not count the start id: one less",
 }
+
+_INT32 = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +60,12 @@ class GenerationOptions:
     min_p: float = knob(0.0, "sample among ids at least this times as likely as the likeliest")
     typical_p: float = knob(1.0, "sample among the most typical ids that hold this probability")
     epsilon_cutoff: float = knob(0.0, "sample among ids of at least this probability")
+    eta_cutoff: float = knob(
+        0.0, "sample among ids of at least this probability, or less where the entropy is large"
+    )
+    renormalize_logits: bool = knob(
+        False, "beams: probabilities sum to 1 again after all other options"
+    )
     seed: int = knob(0, "seed of sampling; one seed, input and sample number give one output")
     repetition_penalty: float = knob(
         1.0, "more than 1: ids that were there already are less likely"
@@ -69,6 +75,13 @@ class GenerationOptions:
     encoder_no_repeat_ngram_size: int = knob(0, "no n-gram of this size of the input; 0: any")
     bad_words_ids: tuple[Ids, ...] = knob((), "sequences of ids that must not be generated")
     suppress_tokens: Ids = knob((), "ids that must not be generated")
+    begin_suppress_tokens: Ids = knob((), "ids that must not come first")
+    sequence_bias: tuple[Bias, ...] = knob(
+        (), "sequences of ids with what is added to the logit of the last after the others"
+    )
+    exponential_decay_length_penalty: Decay | None = knob(
+        None, "start and factor: from that many tokens on, EOS is likelier by the factor's powers"
+    )
     forced_bos_token_id: int | None = knob(None, "the first id")
     forced_eos_token_id: Ids = knob((), "the id, or ids, to end with at max_new_tokens")
     eos_token_id: Ids = knob((), "ids that end an output, in place of the model's EOS")
@@ -78,19 +91,15 @@ class GenerationOptions:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if getattr(self, field.name) is None:
-                self._set(field.name, 0 if field.name == "top_k" else field.default)
-        for name in ("suppress_tokens", "forced_eos_token_id", "eos_token_id"):
-            self._set(name, self._ids(name, getattr(self, name)))
-        words = self._several("bad_words_ids")
-        self._set("bad_words_ids", tuple(self._ids("bad_words_ids", word) for word in words))
-        self._set("stop_strings", self._several("stop_strings"))
-        answers = self._several("answers")
-        answers = tuple(a if isinstance(a, str) else self._ids("answers", a) for a in answers)
-        self._set("answers", answers)
-        if self.early_stopping in ("true", "false"):
-            self._set("early_stopping", self.early_stopping == "true")
-        self._check_types()
+            name, value = field.name, getattr(self, field.name)
+            if value is None:
+                object.__setattr__(self, name, 0 if name == "top_k" else field.default)
+                continue
+            read, wanted = READERS[_TYPES[name]]
+            try:
+                object.__setattr__(self, name, read(value))
+            except (TypeError, ValueError, KeyError, OverflowError):
+                raise ValueError(f"{name}={short(value)} must be {wanted}") from None
         self._check_ranges()
         if self.num_return_sequences > 1 and not self.do_sample and self.num_beams == 1:
             raise ValueError(
@@ -121,24 +130,15 @@ class GenerationOptions:
                 f"brevity_penalty={self.brevity_penalty}: T5X's search has a rule of its own"
             )
 
-    def _check_types(self) -> None:
-        """Turns other libraries' scalars into Python's."""
-        if _is_switch(self.early_stopping):
-            self._set("early_stopping", bool(self.early_stopping))
-        for name, (convert, wanted) in _SCALARS.items():
-            value = getattr(self, name)
-            if value is None:
-                continue
-            try:
-                self._set(name, convert(value))
-            except (TypeError, ValueError):
-                raise ValueError(f"{name}={value!r} must be {wanted}") from None
-
     def _check_ranges(self) -> None:
         def need(fine: bool, name: str, wanted: str) -> None:
             if not fine:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be {wanted}")
+                raise ValueError(f"{name}={short(getattr(self, name))} must be {wanted}")
 
+        for name, kind in _TYPES.items():
+            if kind in (int, int | None) and name != "seed":
+                need((getattr(self, name) or 0) < _INT32, name, f"below 2^31 = {_INT32:,}")
+        need(-(2**63) <= self.seed < 2**63, "seed", "between -2^63 and 2^63")
         need(self.max_new_tokens >= 1, "max_new_tokens", "at least 1")
         need(
             0 <= self.min_new_tokens <= self.max_new_tokens,
@@ -147,50 +147,29 @@ class GenerationOptions:
         )
         for name in ("num_beams", "num_return_sequences", "num_assistant_tokens"):
             need(getattr(self, name) >= 1, name, "at least 1")
-        need(
-            isinstance(self.early_stopping, bool) or self.early_stopping == "never",
-            "early_stopping",
-            "True, False or 'never'",
-        )
+        for name in ("length_penalty", "brevity_penalty"):
+            # As a power of two; float32 has 127 of them, and scores are to have their digits.
+            power = abs(getattr(self, name) or 0) * math.log2(self.max_new_tokens + 6)
+            need(power < 100, name, "nearer to 0: float32 cannot hold lengths to this power")
         need(self.temperature > 0, "temperature", "positive; for the likeliest id, do_sample=False")
         need(self.top_k >= 0, "top_k", "0 (all ids) or more")
         need(0 < self.top_p <= 1, "top_p", "in (0, 1]")
         need(0 <= self.min_p <= 1, "min_p", "in [0, 1]")
         need(0 < self.typical_p <= 1, "typical_p", "in (0, 1]")
         need(0 <= self.epsilon_cutoff < 1, "epsilon_cutoff", "in [0, 1)")
+        need(0 <= self.eta_cutoff < 1, "eta_cutoff", "in [0, 1)")
+        decay = self.exponential_decay_length_penalty
+        need(
+            decay is None or (abs(decay[0]) < _INT32 and decay[1] > 0),
+            "exponential_decay_length_penalty",
+            "(start, factor) with a factor that is positive",
+        )
         first = self.forced_bos_token_id
         need(first is None or first >= 0, "forced_bos_token_id", "an id: a whole number from 0")
         for name in ("repetition_penalty", "encoder_repetition_penalty"):
             need(getattr(self, name) > 0, name, "positive; 1 changes nothing")
         for name in ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"):
             need(getattr(self, name) >= 0, name, "0 (off) or more")
-        need(all(self.bad_words_ids), "bad_words_ids", "sequences of at least one id")
-        texts = all(isinstance(text, str) and text for text in self.stop_strings)
-        need(texts, "stop_strings", "texts of at least one character")
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-
-    def _several(self, name: str) -> tuple[Any, ...]:
-        value = getattr(self, name)
-        if isinstance(value, str):
-            return (value,)
-        if not isinstance(value, Iterable):
-            raise ValueError(f"{name}={value!r} must be a list")
-        return tuple(value)
-
-    @staticmethod
-    def _ids(name: str, value: Any) -> Ids:
-        try:
-            ids: Ids = (operator.index(value),)
-        except TypeError:
-            try:
-                ids = tuple(map(operator.index, value)) if not isinstance(value, str) else (-1,)
-            except TypeError:
-                ids = (-1,)
-        if any(i < 0 for i in ids):
-            raise ValueError(f"{name}={value!r} must be ids: whole numbers from 0")
-        return ids
 
     @classmethod
     def names(cls) -> list[str]:
@@ -225,7 +204,7 @@ class GenerationOptions:
                 default = GenerationOptions.__dataclass_fields__[name].default
                 given = name in options and switch not in options
                 if given and not on and getattr(new, name) != default:
-                    raise ValueError(f"{name}={options[name]!r} needs {remedy}")
+                    raise ValueError(f"{name}={short(options[name])} needs {remedy}")
         if options.get("answers") is not None and not new.answers:
             raise ValueError("answers=[] allows no output at all; give at least one answer")
         return new
@@ -243,42 +222,9 @@ class GenerationOptions:
             min_p=self.min_p or None,
             typical_p=self.typical_p if self.typical_p < 1 else None,
             epsilon_cutoff=self.epsilon_cutoff or None,
+            eta_cutoff=self.eta_cutoff or None,
             keep=keep,
         )
 
 
-def _is_switch(value: Any) -> bool:
-    return str(getattr(value, "dtype", type(value).__name__)) == "bool"
-
-
-def _switch(value: Any) -> bool:
-    if not _is_switch(value):
-        raise TypeError
-    return bool(value)
-
-
-def _whole(value: Any) -> int:
-    if _is_switch(value):
-        raise TypeError
-    return operator.index(value)
-
-
-def _number(value: Any) -> float:
-    if _is_switch(value) or isinstance(value, str) or not math.isfinite(value):
-        raise TypeError
-    return float(value)
-
-
-# Of each option that is one value: how to make it Python's, and what it must be.
-_KINDS: dict[Any, tuple[Callable[[Any], Any], str]] = {
-    bool: (_switch, "True or False"),
-    int: (_whole, "a whole number"),
-    int | None: (_whole, "a whole number"),
-    float: (_number, "a number"),
-    float | None: (_number, "a number"),
-}
-_SCALARS = {
-    name: _KINDS[kind]
-    for name, kind in typing.get_type_hints(GenerationOptions).items()
-    if kind in _KINDS
-}
+_TYPES = typing.get_type_hints(GenerationOptions)

@@ -10,6 +10,7 @@ positions.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -224,12 +225,51 @@ class BadWords(Processor):
         return cls(before, last)
 
     def __call__(self, logits: jax.Array, context: Context, state: Any) -> jax.Array:
-        before = jnp.asarray(self.before)
-        tail = last_ids(context, before.shape[1])
-        there = jnp.ones((len(logits), len(before)), bool)
-        for i in range(before.shape[1]):
-            there &= (tail[:, i : i + 1] == before[:, i]) | (before[:, i] < 0)
-        return forbid(logits, jnp.asarray(self.last), there)
+        return forbid(logits, jnp.asarray(self.last), stand_last(context, self.before))
+
+
+@flax.struct.dataclass
+class SequenceBias(Processor):
+    """Adds `bias` float32[M] to the last id of a sequence where the others stand before it.
+
+    `words`: the M sequences; those of one last id add up.
+    """
+
+    words: BadWords
+    bias: Any
+
+    @classmethod
+    def of(cls, biases: Sequence[tuple[Sequence[int], float]]) -> SequenceBias:
+        """From sequences of ids and their biases."""
+        words = BadWords.of([sequence for sequence, _ in biases])
+        bias = np.zeros(len(words.last), np.float32)
+        bias[: len(biases)] = [value for _, value in biases]
+        return cls(words, bias)
+
+    def __call__(self, logits: jax.Array, context: Context, state: Any) -> jax.Array:
+        there = stand_last(context, self.words.before)
+        rows = jnp.arange(len(logits))[:, None]
+        bias = jnp.where(there, self.bias, 0.0)
+        return logits.at[rows, jnp.asarray(self.words.last)].add(bias, mode="drop")
+
+
+@flax.struct.dataclass
+class ExponentialDecay(Processor):
+    """Beyond `most` decided ids EOS gains |logit| (factor^(ids beyond) - 1)."""
+
+    most: Any
+    factor: Any
+    eos: tuple[int, ...] = flax.struct.field(pytree_node=False)
+
+    def __call__(self, logits: jax.Array, context: Context, state: Any) -> jax.Array:
+        beyond = (context.decided - self.most)[:, None]
+        # Cut where a softmax of what comes out would be no number.
+        power = jnp.minimum(jnp.power(self.factor, jnp.maximum(beyond, 0)), 1e30)
+        eos = jnp.asarray(self.eos)
+        old = logits[:, eos]
+        # An EOS that is forbidden stays so.
+        new = jnp.where(old > -jnp.inf, old + jnp.abs(old) * (power - 1.0), old)
+        return logits.at[:, eos].set(new)
 
 
 @flax.struct.dataclass
@@ -242,6 +282,22 @@ class Suppress(Processor):
 
     def __call__(self, logits: jax.Array, context: Context, state: Any) -> jax.Array:
         return jnp.where(self.mask, -jnp.inf, logits)
+
+
+@flax.struct.dataclass
+class BeginSuppress(Processor):
+    """Forbids ids, `mask` bool[V], where the first is chosen; `forced`: the one before is not."""
+
+    mask: Any
+    forced: bool = flax.struct.field(pytree_node=False)
+
+    forbids = True
+
+    def __call__(self, logits: jax.Array, context: Context, state: Any) -> jax.Array:
+        given = context.length - 1 - context.decided
+        # After a prefix nothing is forced.
+        first = context.decided == jnp.where(given == 0, int(self.forced), 0)
+        return jnp.where(first[:, None] & self.mask, -jnp.inf, logits)
 
 
 @flax.struct.dataclass
@@ -287,6 +343,19 @@ def last_ids(context: Context, count: int) -> jax.Array:
     """int32[R, count]: the last ids; -2, which is no id, where there are not as many."""
     padded = jnp.pad(context.ids, ((0, 0), (count, 0)), constant_values=-2)
     return jax.lax.dynamic_slice_in_dim(padded, context.length, count, axis=1)
+
+
+def stand_last(context: Context, before: Any) -> jax.Array:
+    """bool[R, M]: which of M sequences int32[M, L], -1 in front of shorter ones, ids end with.
+
+    The start id is none of them.
+    """
+    before = jnp.asarray(before)
+    tail = last_ids(dataclasses.replace(context, ids=context.ids.at[:, 0].set(-2)), before.shape[1])
+    there = jnp.ones((len(tail), len(before)), bool)
+    for i in range(before.shape[1]):
+        there &= (tail[:, i : i + 1] == before[:, i]) | (before[:, i] < 0)
+    return there
 
 
 def _power_of_two(n: int) -> int:

@@ -39,6 +39,7 @@ class Sample:
     min_p: float | jax.Array | None = None
     typical_p: float | jax.Array | None = None
     epsilon_cutoff: float | jax.Array | None = None
+    eta_cutoff: float | jax.Array | None = None
     keep: int = flax.struct.field(pytree_node=False, default=1)  # ids that stay whatever happens
 
     def restrict(self, logits: jax.Array) -> jax.Array:
@@ -52,6 +53,8 @@ class Sample:
             logits = typical_p(logits, self.typical_p, self.keep)
         if self.epsilon_cutoff is not None:
             logits = epsilon_cutoff(logits, self.epsilon_cutoff, self.keep)
+        if self.eta_cutoff is not None:
+            logits = eta_cutoff(logits, self.eta_cutoff, self.keep)
         return logits
 
     def __call__(self, logits: jax.Array, keys: jax.Array) -> jax.Array:
@@ -99,8 +102,7 @@ def typical_p(logits: jax.Array, mass: float | jax.Array, keep: int = 1) -> jax.
     """
     log_p = jax.nn.log_softmax(logits)
     p = jnp.exp(log_p)
-    entropy = -jnp.sum(jnp.where(p > 0, p * log_p, 0.0), axis=-1, keepdims=True)
-    distance = jnp.abs(-log_p - entropy)
+    distance = jnp.abs(-log_p - entropy(log_p))
     nearest = jnp.argsort(distance, axis=-1)
     reached = jnp.cumsum(jnp.take_along_axis(p, nearest, -1), axis=-1)
     last = jnp.minimum(jnp.sum(reached < mass, axis=-1, keepdims=True), logits.shape[-1] - 1)
@@ -114,6 +116,21 @@ def epsilon_cutoff(logits: jax.Array, epsilon: float | jax.Array, keep: int = 1)
     """Keeps ids of at least this probability (arXiv:2210.15191, section 3.2)."""
     out = (jax.nn.softmax(logits) < epsilon) & (logits < kth_largest(logits, keep))
     return jnp.where(out, -jnp.inf, logits)
+
+
+def eta_cutoff(logits: jax.Array, epsilon: float | jax.Array, keep: int = 1) -> jax.Array:
+    """Keeps ids of at least the probability min(epsilon, sqrt(epsilon) exp(-entropy)).
+
+    Eta sampling (arXiv:2210.15191, section 3.3).
+    """
+    eta = jnp.minimum(epsilon, jnp.sqrt(epsilon) * jnp.exp(-entropy(jax.nn.log_softmax(logits))))
+    return epsilon_cutoff(logits, eta, keep)
+
+
+def entropy(log_p: jax.Array) -> jax.Array:
+    """Of log-probabilities float32[R, V], in nats: float32[R, 1]."""
+    p = jnp.exp(log_p)
+    return -jnp.sum(jnp.where(p > 0, p * log_p, 0.0), axis=-1, keepdims=True)
 
 
 def kth_largest(logits: jax.Array, k: int) -> jax.Array:
