@@ -12,10 +12,12 @@ import logging
 import math
 import os
 import re
+import signal
 import sys
 import textwrap
 import time
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -70,10 +72,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Python as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # it also logs what it then raises
+    # One line, as the other messages of a command; where in the code it was raised is no matter.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         arguments.run(arguments)
         with standard_streams.writing("standard output"):
             print(end="", flush=True)  # what cannot be written should not wait for the exit
+    except KeyboardInterrupt as error:
+        # `train` has told what it saved; what else is interrupted has nothing to tell.
+        raise SystemExit(128 + getattr(error, "signal", signal.SIGINT)) from None
     except BrokenPipeError:  # `t5jax … | head`; an OSError, so it comes before those
         standard_streams.flush_or_give_up()
     except MISTAKES as error:
@@ -128,7 +135,9 @@ def _add_train(commands: Any) -> None:
         "train",
         help="train, or go on with a run",
         description="Starts the run that CONFIG describes, or goes on with the one in its "
-        "run_dir. Any knob below can be given as --section.key=value.",
+        "run_dir. Any knob below can be given as --section.key=value. Exits 0 when the last step "
+        "is done, 2 after a mistake (`error: …`), 130 after Ctrl-C and 143 after SIGTERM: either "
+        "saves the step first, and the same command goes on from it; a second one ends it at once.",
         epilog="knobs and their defaults:\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -142,12 +151,14 @@ def _train(arguments: argparse.Namespace) -> None:
     tree = read_config(arguments.config, arguments.rest)
     build_config(tree)  # a misspelt key should not take the seconds that TensorFlow does
     from t5jax.training.host import keep_freed_memory
+    from t5jax.training.signals import ending_at_once
 
-    keep_freed_memory()
-    _import_tensorflow()
-    from t5jax.training.loop import train
+    with ending_at_once():
+        keep_freed_memory()
+        _import_tensorflow()
+        from t5jax.training.loop import train
 
-    train(tree)
+        train(tree)
 
 
 # eval

@@ -99,9 +99,7 @@ class TrainingConfig(Section):
     steps: int = knob(10_000, "optimizer steps in all", least=1)
     log_every: int = knob(50, "steps between logged lines", least=1)
     eval_every: int = knob(1000, "steps between evaluations; 0: only after the last step", least=0)
-    save_every: int = knob(
-        1000, "steps between checkpoints; the last step is always saved", least=1
-    )
+    save_every: int = knob(1000, "steps between checkpoints; 0: only after the last step", least=0)
     keep: int = knob(3, "newest checkpoints kept", least=1)
     keep_best: str | None = knob(
         None, "also keep the best one by this metric, as task/name (pronounce/wer) or loss"
@@ -121,6 +119,16 @@ class TrainingConfig(Section):
     label_smoothing: float = knob(0.0, "probability spread over the other ids", least=0, below=1)
     seed: int = knob(0, "seed of initial parameters and dropout", least=0)
     tensorboard: bool = knob(True, "write TensorBoard event files")
+    profile: tuple[int, ...] | None = knob(
+        None, "[first, last]: write a trace of these steps, for TensorBoard's profiler or XProf"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.profile is None:
+            return
+        if len(self.profile) != 2 or not 1 <= self.profile[0] <= self.profile[1]:
+            raise ValueError(f"profile={list(self.profile)} must be [first, last], steps from 1 on")
 
 
 @dataclasses.dataclass(frozen=True)

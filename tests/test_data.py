@@ -701,27 +701,40 @@ def test_examples_survive_as_arrays():
 
 @pytest.mark.parametrize("buffer", [1000, 8])
 @pytest.mark.parametrize("end", [seqio.preprocessors.append_eos_after_trim, None])
-def test_targets_that_are_cut_are_counted(buffer, end, tmp_path):
+@pytest.mark.parametrize("feature", ["inputs", "targets"])
+def test_examples_that_are_cut_are_counted(feature, buffer, end, tmp_path):
     steps = [seqio.preprocessors.tokenize, *([] if end is None else [end])]
     lengths = [3, 9, 10, 11, 30] * 20  # letters; EOS is one token more
 
     def read(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
-        texts = {"inputs": ["a"] * 100, "targets": ["b" * n for n in lengths]}
+        texts = {"inputs": ["a"] * 100, "targets": ["a"] * 100}
+        texts[feature] = ["b" * n for n in lengths]
         return tf.data.Dataset.from_tensor_slices(texts)
 
     task = seqio.Task(
-        "long_targets",
+        "long_examples",
         seqio.FunctionDataSource(read, splits=["train"]),
         {name: seqio.Feature(seqio.ByteVocabulary()) for name in ("inputs", "targets")},
         preprocessors=steps,
     )
     config = DataConfig(
-        lengths=LengthsConfig(4, 10), batch=20, streams=2, shuffle_buffer=buffer, pack=False
-    )
-    with TrainData(task, config) as data:
-        for _ in range(50):
+        lengths=LengthsConfig(**{"inputs": 4, "targets": 4, feature: 10}),
+        batch=20, streams=2, shuffle_buffer=buffer, pack=False,
+    )  # fmt: skip
+    counts = []
+    with TrainData(task, config, snapshot_every=7) as data:
+        for i in range(50):
             next(data)
-        cut = data.cut["long_targets"]
+            counts.append(data.cut[feature]["long_examples"])
+            if i == 29:
+                data.save(tmp_path)
+        assert sum(data.cut[k]["long_examples"] for k in ("inputs", "targets")) == counts[-1]
+    # Counted with the batch that is given, whatever is read ahead: the same after a restart.
+    with TrainData(task, config, snapshot_every=7, restore_from=tmp_path) as data:
+        for count in counts[30:]:
+            next(data)
+            assert data.cut[feature]["long_examples"] == count
+    cut = counts[-1]
     # Those of 10 letters fit where no EOS is added.
     share = 0.4 if end is None else 0.6
     if buffer == 1000:

@@ -3,9 +3,9 @@
 import dataclasses
 import json
 import os
-import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,21 +20,24 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import t5jax
+from scripts import kills
 from t5jax.batch import Batch
-from t5jax.cli import MISTAKES
+from t5jax.cli import MISTAKES, main
 from t5jax.config import OptimizerConfig, TrainingConfig
+from t5jax.formats import native
 from t5jax.model.network import T5
 from t5jax.model.parameters import abstract_params, logical_axes, unstack
 from t5jax.training import loop
-from t5jax.training.checkpoints import Checkpoints, abstract_state
+from t5jax.training.checkpoints import Checkpoints
 from t5jax.training.flops import peak_flops, step_flops
 from t5jax.training.host import accelerator
 from t5jax.training.optimizers import make_optimizer
 from t5jax.training.schedules import make_schedule
-from t5jax.training.step import TrainState, init_state, make_step
+from t5jax.training.step import init_state, make_step
 from tests.devices import environment
 from tests.mistakes import error_of
 from tests.models import TINY, lively_params, random_ids
+from tests.test_checkpoints import position, target, tiny_state
 
 CONFIG = {
     "model": {
@@ -89,7 +92,8 @@ def finished(tmp_path_factory) -> Path:
     # The best by the largest loss: an old one, which the newest does not push out.
     config = write_config(
         folder, eval={"tasks": ["inflect"], "examples": 40},
-        training={**EVALUATED, "keep": 1, "keep_best": "inflect/loss", "best_mode": "max"},
+        training={**EVALUATED, "keep": 1, "keep_best": "inflect/loss", "best_mode": "max",
+                  "profile": [2, 3]},
     )  # fmt: skip
     output = run("train", config)
     assert output.startswith("devices: 1 x cpu")
@@ -114,6 +118,8 @@ def test_run_folder_holds_what_it_promises(finished):
     for tag in ("loss", "tokens_per_second"):
         assert tensorboard_steps(finished, tag) == [5, 10, 15, 20, 25, 30]
     assert tensorboard_steps(finished, "eval/inflect/exact_match") == [10, 20, 30]
+    (trace,) = (finished / "run" / "tensorboard" / "plugins").rglob("*.xplane.pb")
+    assert trace.stat().st_size
     losses = {row["step"]: row["eval/inflect/loss"] for row in rows if row["step"] % 10 == 0}
     kept = sorted(int(path.name) for path in (finished / "run" / "checkpoints").iterdir())
     assert kept == [max(losses, key=losses.get), 30]
@@ -173,44 +179,60 @@ def wait_for_lines(process: subprocess.Popen, folder: Path, lines: int) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_three_random_moments_a_run_ends_the_same(tmp_path):
-    rng = random.Random(0)
-    folders = [tmp_path / name for name in ("whole", "killed")]
-    for folder in folders:
-        folder.mkdir()
-        write_config(
-            folder, training={"steps": 240, "save_every": 20}, eval={"tasks": ["inflect"],
-            "examples": 20},
-        )  # fmt: skip
-    run("train", folders[0] / "config.yaml")
-    for lines in sorted(rng.sample(range(2, 46), 3)):
-        process = start("train", folders[1] / "config.yaml")
-        wait_for_lines(process, folders[1], lines)
-        time.sleep(rng.random() * 0.2)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    run("train", folders[1] / "config.yaml")
-    ours, theirs = (t5jax.load(folder / "run") for folder in folders)
-    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
-    steps = list(range(5, 241, 5))
-    assert [row["step"] for row in metrics(folders[1])] == steps
-    assert tensorboard_steps(folders[1], "loss") == steps
+def test_a_run_killed_twice_and_interrupted_equals_one_never_stopped(tmp_path):
+    configs = [kills.write_config(tmp_path / name, 202) for name in ("whole", "killed")]
+    kills.finish(configs[0])
+    kills.kill(configs[1], [(11, 0.1), (30, 0.02)])
+    process = kills.start(configs[1])
+    wait_for_lines(process, tmp_path / "killed", 40)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130, errors
+    assert "interrupted (SIGINT): step" in errors.splitlines()[-1] and "Traceback" not in errors
+    output = kills.finish(configs[1])
+    assert re.search(r"\d+ inputs of inflect have more than data.lengths.inputs=12", output)
+    row = json.loads((tmp_path / "whole/run/metrics.jsonl").read_text().splitlines()[-1])
+    assert row["inputs_cut"] > row["targets_cut"] > 0
+    assert not kills.differences(*(config.parent / "run" for config in configs))
 
 
 @pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on(tmp_path):
-    config = write_config(tmp_path, training={"steps": 5000, "save_every": 5000})
+    config = write_config(tmp_path, training={"steps": 5000, "save_every": 0})
     process = start("train", config)
     wait_for_lines(process, tmp_path, 2)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=100)
-    assert process.returncode == 0, errors
-    step = int(re.search(r"terminated: step (\d+) is saved", errors)[1])
+    assert process.returncode == 143, errors
+    step = int(re.search(r"interrupted \(SIGTERM\): step (\d+) is saved", errors)[1])
     output = run("train", config, f"--training.steps={step + 10}")
     assert f"resuming at step {step}" in output
     steps = [row["step"] for row in metrics(tmp_path)]
     assert steps == sorted(set(steps)) and steps[-1] == step + 10
+    assert native.steps(tmp_path / "run") == [step, step + 10]
+
+
+def test_a_finished_run_has_nothing_to_do_and_a_damaged_one_goes_on(finished, tmp_path, capsys):
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    # Another folder than the one that it was trained in.
+    words = ("train", str(folder / "config.yaml"), f"--run_dir={folder / 'run'}")
+    before = (folder / "run" / "metrics.jsonl").read_bytes()
+    main(words)
+    assert "nothing to do: step 30 of 30; raise training.steps" in capsys.readouterr().err
+    assert (folder / "run" / "metrics.jsonl").read_bytes() == before
+    name = native.steps(folder / "run")[0]
+    for file in (folder / "run" / "checkpoints" / "30" / "data").iterdir():
+        file.write_bytes(b"")
+    main((*words, "--training.steps=31", "--eval.tasks=[]"))
+    errors = capsys.readouterr().err
+    assert f"step {name} is taken" in errors and f"resuming at step {name}" in errors
+    wanted = [step for step in (5, 10, 15, 20, 25) if step <= name]
+    wanted += [step for step in (15, 20, 25, 30, 31) if step > name]
+    assert [row["step"] for row in metrics(folder)] == wanted
+    assert tensorboard_steps(folder, "loss") == wanted
+    # A new process that reads the run's own vocabulary from a file that is not as it was.
+    (folder / "run" / "vocabulary" / "vocabulary.json").write_text("{}")
+    assert "vocabulary.json is damaged" in error_of(capsys, *words)
 
 
 @pytest.mark.slow
@@ -225,58 +247,31 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tm
     jax.tree.map(np.testing.assert_array_equal, t5jax.load(tmp_path / "run").params, before)
 
 
-def tiny_state(value: int) -> TrainState:
-    return TrainState(
-        step=jnp.int32(value), params={"w": jax.random.normal(jax.random.key(value), 20_000)},
-        opt_state=(), key=jnp.zeros(4, jnp.uint32),
-    )  # fmt: skip
-
-
-def nothing(folder) -> None:
-    (folder / "position").write_text("here")
-
-
-def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
-    config = TrainingConfig(keep=2, keep_best="pronounce/wer", best_mode="min")
-    checkpoints = Checkpoints(tmp_path, config)
-    wer = {1: 0.9, 2: 0.2, 3: 0.5, 4: 0.7, 5: 0.8}
-    for step, value in wer.items():
-        checkpoints.save(tiny_state(step), step, nothing, {"pronounce/wer": value})
-    checkpoints.save(tiny_state(6), 6, nothing, None)  # at a step without an evaluation
-    checkpoints.wait()
-    assert sorted(checkpoints.manager.all_steps()) == [2, 5, 6]
-    assert checkpoints.latest() == 6
-    checkpoints.close()
-
-
 def test_a_full_disk_leaves_the_last_checkpoint_readable(tmp_path):
     checkpoints = Checkpoints(tmp_path, TrainingConfig())
-    checkpoints.save(tiny_state(1), 1, nothing)
+    checkpoints.save(tiny_state(1), 1, position)
     checkpoints.wait()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))  # writing more fails
     try:
         with pytest.raises(MISTAKES):
-            checkpoints.save(tiny_state(2), 2, nothing)
+            checkpoints.save(tiny_state(2), 2, position)
             checkpoints.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     again = Checkpoints(tmp_path, TrainingConfig())
     assert again.latest() == 1
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = jax.eval_shape(lambda: tiny_state(0))
-    target = abstract_state(shapes, jax.tree.map(lambda _: device, shapes))
-    state, position = again.restore(1, target)
+    state, place = again.restore(1, target())
     np.testing.assert_array_equal(state.params["w"], tiny_state(1).params["w"])
-    assert (position / "position").read_text() == "here"
+    assert (place / "position").read_text() == "here"
 
 
 def test_micro_batches_make_the_step_of_the_whole_batch():
     rng = np.random.default_rng(0)
     ids, targets = random_ids(0, 8, 12), random_ids(1, 8, 6)
-    for i, (row, target) in enumerate(zip(ids, targets, strict=True)):
+    for i, (row, wanted) in enumerate(zip(ids, targets, strict=True)):
         row[rng.integers(2, 12) :] = 0
-        target[1 + i % 6 :] = 0  # so the pieces have different weights
+        wanted[1 + i % 6 :] = 0  # so the pieces have different weights
     batch = Batch(
         encoder_input_tokens=ids,
         encoder_segment_ids=(ids != 0).astype(np.int32),
@@ -380,7 +375,7 @@ def test_mistakes_are_one_line_and_exit_2(finished, tmp_path, capsys):
     nowhere = tmp_path / "nowhere"
     cases = {
         ("train", config, "--data.bach=3"): "did you mean batch",
-        ("train", nowhere): "no such configuration file",
+        ("train", nowhere): "no such file",
         ("generate", nowhere, "x"): "is no folder",
         ("generate", finished / "run"): "give texts",
         ("generate", finished / "run", "x", "--temperature", "0", "--do_sample"): "temperature=0.0",
@@ -395,6 +390,8 @@ def test_mistakes_are_one_line_and_exit_2(finished, tmp_path, capsys):
         ("train", config, "--data.mixture=inflekt"): "did you mean inflect",
         ("train", config, "--eval.tasks=[inflect]", "--eval.split=dev"): "no split 'dev'",
         ("train", config, "--training.steps=many"): "training.steps",
+        ("train", config, "--training.profile=[3, 2]"): "training.profile=[3, 2] must be",
+        ("train", config, "--training.profile=[3]"): "training.profile=[3] must be",
     }
     for words, expected in cases.items():
         assert expected in error_of(capsys, *words)

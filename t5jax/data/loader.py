@@ -22,7 +22,9 @@ from jax.sharding import NamedSharding
 from t5jax.batch import Batch
 from t5jax.config import DataConfig
 from t5jax.data.prefetch import Prefetcher
-from t5jax.data.streams import State, open_streams
+from t5jax.data.streams import FEATURES, Source, State, open_streams
+
+Cut = Mapping[str, Mapping[str, int]]  # counts by feature and task
 
 
 class TrainData:
@@ -59,6 +61,9 @@ class TrainData:
 
     Attributes:
       index: number of the batch that `next` gives; the first one of a run is 0.
+      cut: examples longer than the configuration's lengths among those read for the batches given
+        so far, by feature (inputs, targets) and task, in the streams of this process. Of a task in
+        memory these are counted once, of another one each time they are met.
 
     Raises:
       ValueError: streams or the mesh do not divide the batch, a task has no such split, an example
@@ -107,16 +112,17 @@ class TrainData:
         if restore_from is not None:
             first, self.index = self._restore(restore_from)
         self._keep(first)
+        self.cut = self._cut()
         self._prefetcher = Prefetcher(self._produce(first, self.index), config.prefetch)
 
-    def _produce(self, first: int, start: int) -> Iterator[Batch]:
-        """Batches from `start` on, of streams that stand at batch `first`."""
+    def _produce(self, first: int, start: int) -> Iterator[tuple[Batch, Cut]]:
+        """Batches from `start` on, of streams that stand at batch `first`, with what was cut."""
         for index in itertools.count(first):
             if index > first and index % self._snapshot_every == 0:
                 self._keep(index)
             parts = {stream: reader.read() for stream, reader in self._streams.items()}
             if index >= start:
-                yield self._place(parts)
+                yield self._place(parts), self._cut()
 
     def _keep(self, index: int) -> None:
         snapshot = {stream: reader.state() for stream, reader in self._streams.items()}
@@ -152,31 +158,29 @@ class TrainData:
           ValueError: the data is at fault, as when it has no usable example.
           RuntimeError: reading failed, with the failure as the cause; or the data is closed.
         """
-        batch = next(self._prefetcher)
+        batch, cut = next(self._prefetcher)
         with self._lock:
             self.index += 1
+        self.cut = cut
         return batch
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Examples left out so far, by task, in the streams of this process.
-
-        Of a task in memory these are counted once, of another one each time they are met.
-        """
-        return self._counted("dropped")
-
-    @property
-    def cut(self) -> dict[str, int]:
-        """Targets longer than the configuration's, by task, counted as `dropped` is."""
-        return self._counted("cut")
-
-    def _counted(self, count: str) -> dict[str, int]:
-        names = self._facts["tasks"]
-        columns = zip(*(stream.sources for stream in self._streams.values()), strict=True)
+        """Examples left out so far, by task, counted as `cut` is, but those read ahead as well."""
         return {
-            name: sum(getattr(source, count) for source in sources)
-            for name, sources in zip(names, columns, strict=True)
+            name: sum(source.dropped for source in sources) for name, sources in self._by_task()
         }
+
+    def _cut(self) -> Cut:
+        sums = {name: np.sum([x.cut for x in sources], axis=0) for name, sources in self._by_task()}
+        return {
+            feature: {name: int(count[i]) for name, count in sums.items()}
+            for i, feature in enumerate(FEATURES)
+        }
+
+    def _by_task(self) -> Iterator[tuple[str, tuple[Source, ...]]]:
+        columns = zip(*(stream.sources for stream in self._streams.values()), strict=True)
+        return zip(self._facts["tasks"], columns, strict=True)
 
     def save(self, folder: Path, index: int | None = None) -> None:
         """Writes the position before batch `index` into `folder`, a file for each stream.

@@ -70,50 +70,57 @@ def _options(threads: int) -> tf.data.Options:
     return options
 
 
-_WHOLE = "targets_whole"  # a feature: the targets' length before they are cut, EOS counted
+FEATURES = ("inputs", "targets")
+# Features that are added: the lengths of these before they are cut, EOS counted.
+_WHOLE = {name: f"{name}_whole" for name in FEATURES}
 
 
 def _noting_length(task: seqio.Task) -> seqio.Task:
-    """The task, whose examples also say how long their targets were before seqio cut them."""
-    feature = task.output_features["targets"]
+    """The task, whose examples also say how long they were before seqio cut them."""
 
     def note(dataset: tf.data.Dataset) -> tf.data.Dataset:
         def add(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            return {**example, _WHOLE: tf.size(example["targets"]) + ended}
+            whole = {_WHOLE[k]: tf.size(example[k]) + ended[k] for k in FEATURES if k in example}
+            return {**example, **whole}
 
         return dataset.map(add)
 
     steps = list(task.preprocessors)
     ends = (seqio.preprocessors.append_eos, seqio.preprocessors.append_eos_after_trim)
     place = next((i for i, step in enumerate(steps) if step in ends), len(steps))
-    ended = int(feature.add_eos and place < len(steps))
+    ended = {
+        name: int(task.output_features[name].add_eos and place < len(steps)) for name in FEATURES
+    }
     noting = task.replace(preprocessors=[*steps[:place], note, *steps[place:]])
     # A class that replace() loses may do what it likes; it is refused where it has to be replaced.
     return noting if type(noting) is type(task) else task
 
 
-def _chunks(dataset: tf.data.Dataset, longest: int) -> tf.data.Dataset:
+def _chunks(dataset: tf.data.Dataset, lengths: LengthsConfig) -> tf.data.Dataset:
+    longest = [getattr(lengths, name) for name in FEATURES]
+
     def convert(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         # Saturated, so that an id too high stays one.
-        inputs, targets = (
-            tf.saturate_cast(example[name], tf.int32) for name in ("inputs", "targets")
-        )
+        inputs, targets = (tf.saturate_cast(example[name], tf.int32) for name in FEATURES)
         sizes = tf.stack([tf.size(inputs), tf.size(targets)])
-        cut = example.get(_WHOLE, 0) > longest
+        cut = tf.stack([example.get(_WHOLE[name], 0) for name in FEATURES]) > longest
         return {"inputs": inputs, "targets": targets, "sizes": sizes, "cut": cut}
 
     return dataset.map(convert).padded_batch(_CHUNK)
 
 
-def _usable(chunk: Mapping[str, np.ndarray]) -> tuple[list[Example], int, int]:
-    """The chunk's examples without the unusable ones, the number of these, and of cut targets."""
+def _usable(chunk: Mapping[str, np.ndarray]) -> tuple[list[Example], int, np.ndarray]:
+    """The chunk's examples without the unusable ones, the number of these, and int[2] of cut ones.
+
+    Cut are inputs, and targets.
+    """
     sizes = chunk["sizes"]
     tokens = np.stack([np.count_nonzero(chunk[k], axis=1) for k in ("inputs", "targets")], axis=1)
     good = np.flatnonzero(((tokens == sizes) & (sizes > 0)).all(axis=1))
     examples = [
         (chunk["inputs"][i, : sizes[i, 0]], chunk["targets"][i, : sizes[i, 1]]) for i in good
     ]
-    return examples, len(sizes) - len(good), int(chunk["cut"][good].sum())
+    return examples, len(sizes) - len(good), chunk["cut"][good].sum(axis=0)
 
 
 def _check_ids(
@@ -138,7 +145,7 @@ def _whole(task: seqio.Task, split: str, lengths: LengthsConfig) -> tf.data.Data
     dataset = _noting_length(task).get_dataset(
         dataclasses.asdict(lengths), split, shuffle=False, num_epochs=1, try_in_mem_cache=False
     )
-    return _chunks(dataset, lengths.targets).with_options(_options(os.cpu_count() or 1))
+    return _chunks(dataset, lengths).with_options(_options(os.cpu_count() or 1))
 
 
 class Held:
@@ -147,10 +154,10 @@ class Held:
     Attributes:
       examples: the usable ones.
       dropped: how many were not usable.
-      cut: how many of the usable ones had targets too long.
+      cut: int[2], how many of the usable ones had inputs, and targets, too long.
     """
 
-    def __init__(self, task: str, examples: Examples, dropped: int, cut: int):
+    def __init__(self, task: str, examples: Examples, dropped: int, cut: np.ndarray):
         self.task = task
         self.examples = examples
         self.dropped = dropped
@@ -184,7 +191,7 @@ def hold(
     dataset = _whole(task, split, lengths)
     again = next(_whole(task, split, lengths).as_numpy_iterator(), None)
     examples: list[Example] = []
-    dropped = cut = 0
+    dropped, cut = 0, np.zeros(2, int)
     for index, chunk in enumerate(dataset.as_numpy_iterator()):
         if index == 0 and (
             again is None or not all(np.array_equal(chunk[name], again[name]) for name in chunk)
@@ -215,7 +222,7 @@ class Source(Protocol):
     """What a stream takes a task's examples from, without end."""
 
     dropped: int  # unusable examples met so far, or in the whole task
-    cut: int  # targets that were too long, likewise
+    cut: np.ndarray  # int[2], inputs and targets that were too long, likewise
 
     def take(self) -> Example: ...
 
@@ -242,7 +249,7 @@ class HeldSource:
         self._taken = 0
         # Its share: the streams of all hosts together give the number of the task.
         self.dropped = len(range(stream, held.dropped, streams))
-        self.cut = len(range(stream, held.cut, streams))
+        self.cut = np.array([len(range(stream, count, streams)) for count in held.cut])
 
     def take(self) -> Example:
         epoch, index = divmod(self._taken, len(self._places))
@@ -340,9 +347,9 @@ class ReadSource:
                 dataclasses.asdict(lengths), split, shuffle=False, seed=seed, num_epochs=None
             )
         # Before the shuffle, which would otherwise hold the features that nobody reads.
-        read = ("inputs", "targets", _WHOLE)
+        read = (*FEATURES, *_WHOLE.values())
         dataset = dataset.map(lambda example: {k: example[k] for k in read if k in example})
-        dataset = _chunks(dataset.shuffle(buffer, seed=seed), lengths.targets).prefetch(1)
+        dataset = _chunks(dataset.shuffle(buffer, seed=seed), lengths).prefetch(1)
         options = _options(threads)
         # Preprocessors may call Python, which TensorFlow takes for state that it cannot save.
         options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
@@ -354,7 +361,7 @@ class ReadSource:
         self._iterator = iter(dataset.with_options(options))
         self._chunk: Sequence[Example] = ()
         self._next = 0
-        self.dropped = self.cut = 0
+        self.dropped, self.cut = 0, np.zeros(2, int)
 
     def take(self) -> Example:
         if self._next == len(self._chunk):
@@ -376,7 +383,7 @@ class ReadSource:
             _check_ids(self._task, self._split, self._lengths, chunk, self._vocabulary_size)
             examples, unusable, too_long = _usable(chunk)
             self.dropped += unusable
-            self.cut += too_long
+            self.cut = self.cut + too_long
             if examples:
                 return examples
         raise ValueError(
@@ -392,7 +399,7 @@ class ReadSource:
             "ids": rest.ids,
             "cuts": rest.cuts,
             "dropped": np.array(self.dropped),
-            "cut": np.array(self.cut),
+            "cut": self.cut,
         }
 
     def restore(self, state: State) -> None:
@@ -407,7 +414,9 @@ class ReadSource:
         self._chunk = list(Examples(state["ids"], state["cuts"]))
         self._next = 0
         self.dropped = int(state["dropped"])
-        self.cut = int(state.get("cut", 0))
+        # Older positions have the number of cut targets alone, or none.
+        cut = state.get("cut", np.array(0))
+        self.cut = cut if cut.ndim else np.array([0, int(cut)])
 
 
 class Stream:

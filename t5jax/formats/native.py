@@ -2,7 +2,9 @@
 
     model.json            architecture, default generation options, max_input_length
     vocabulary/           see `t5jax.vocabulary`
+    checksums.json        of these, see `t5jax.formats.checksums`
     checkpoints/STEP/params/   Orbax: the parameter tree with stacked layers
+    checkpoints/STEP/checksums.json
 
 A run has more beside it (config.yaml, metrics, optimizer state), which loading does not need.
 """
@@ -12,7 +14,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +23,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from t5jax.formats import checksums
 from t5jax.formats.checkpoint import (
     Checkpoint,
     Tensor,
@@ -74,12 +78,9 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(p.name) for p in root.iterdir() if p.name.isdigit())
 
 
-def write_model(folder: Path, model: Model) -> None:
-    """Writes what `read_model` reads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if model.vocabulary is not None:
-        save_vocabulary(model.vocabulary, folder / VOCABULARY)
-    text = json.dumps(
+def write_model(folder: Path, model: Model, files: Mapping[str, bytes] | None = None) -> None:
+    """Writes what `read_model` reads, and other text `files`, all with their checksums."""
+    content = json.dumps(
         {
             "model": dataclasses.asdict(model.config),
             "generation": model.generation,
@@ -88,13 +89,33 @@ def write_model(folder: Path, model: Model) -> None:
         },
         indent=2,
     )
-    temporary = folder / f"{MODEL_FILE}.tmp"
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, folder / MODEL_FILE)
+    contents = {MODEL_FILE: f"{content}\n".encode(), **(files or {})}
+    if model.vocabulary is not None:
+        with tempfile.TemporaryDirectory() as made:
+            save_vocabulary(model.vocabulary, made)
+            for file in sorted(Path(made).iterdir()):
+                contents[f"{VOCABULARY}/{file.name}"] = file.read_bytes()
+    checksums.replace_files(folder, contents)
+
+
+def verify_text(folder: Path, *names: str) -> None:
+    """Verifies text files that `write_model` wrote, or folders of them.
+
+    Raises:
+      checksums.Damaged: says what to do.
+    """
+    try:
+        checksums.verify(folder, *names)
+    except checksums.Damaged as error:
+        raise checksums.Damaged(
+            f"{error}; put the file back from a copy, or delete {folder / checksums.FILE} if you "
+            "changed it yourself"
+        ) from None
 
 
 def read_model(folder: Path) -> Model:
-    """Raises ValueError where model.json is damaged or names an unknown field."""
+    """Raises ValueError where a file is damaged, or model.json names an unknown field."""
+    verify_text(folder, MODEL_FILE, VOCABULARY)
     file = folder / MODEL_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -128,6 +149,29 @@ def _source(path: Path) -> Path:
     return folder / CHECKPOINTS / str(step) / PARAMS
 
 
+def _verify(source: Path, *, quickly: bool) -> None:
+    """Verifies a step's parameters; where they are damaged, names an earlier step that is whole."""
+    folder = source.parent
+    try:
+        checksums.verify(folder, PARAMS, quickly=quickly)
+    except checksums.Damaged as error:
+        before = [folder.with_name(str(step)) for step in steps(folder.parent.parent)]
+        before = [each for each in before if int(each.name) < int(folder.name)]
+        whole = next(filter(_is_whole, reversed(before)), None)
+        cure = f"{whole} is whole: take that" if whole else "no earlier checkpoint is whole"
+        raise checksums.Damaged(f"{error}; {cure}") from None
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        if checksums.read(folder) is None:
+            return False
+        checksums.verify(folder, PARAMS)
+    except checksums.Damaged:
+        return False
+    return True
+
+
 def _checkpointer() -> Any:
     # Imported where it is needed: it takes as long as the rest of t5jax.
     import orbax.checkpoint as ocp
@@ -140,17 +184,19 @@ def _stored(source: Path) -> Any:
     import orbax.checkpoint as ocp
     from etils import epath
 
+    _verify(source, quickly=True)
     try:
         # Asked of the handler: a checkpointer warns that an item of a step has no metadata of
         # a step.
         return ocp.StandardCheckpointHandler().metadata(epath.Path(source)).tree
     except Exception as error:
-        raise ValueError(f"{source} is damaged or incomplete: {_first_line(error)}") from error
+        raise ValueError(f"{source} is damaged or incomplete: {first_line(error)}") from error
 
 
 def _restore(source: Path, config: T5Config, dtype: Any, mesh: Mesh | None) -> Params:
     """The parameters, cast and placed."""
     shapes = abstract_params(config)
+    _verify(source, quickly=False)
     _check_shapes(source, _stored(source), shapes)
     places = placements(config, mesh)
     target = jax.tree.map(
@@ -160,13 +206,14 @@ def _restore(source: Path, config: T5Config, dtype: Any, mesh: Mesh | None) -> P
         try:
             return checkpointer.restore(source, target)
         except Exception as error:
-            raise ValueError(f"{source} is damaged or incomplete: {_first_line(error)}") from error
+            raise ValueError(f"{source} is damaged or incomplete: {first_line(error)}") from error
 
 
 def _restore_quantized(
     source: Path, config: T5Config, scheme: Scheme, dtype: Any, mesh: Mesh | None
 ) -> Params:
     """The tree for inference with quantized kernels; what is not quantized is cast."""
+    _verify(source, quickly=False)
     abstract = abstract_params(config, inference=True)
     shapes = jax.eval_shape(functools.partial(quantize, scheme=scheme), abstract)
     places = placements(config, mesh, inference=True)
@@ -181,10 +228,11 @@ def _restore_quantized(
         try:
             return checkpointer.restore(source, tree)
         except Exception as error:
-            raise ValueError(f"{source} is damaged or incomplete: {_first_line(error)}") from error
+            raise ValueError(f"{source} is damaged or incomplete: {first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says, cut to one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -274,3 +322,4 @@ def write(path: Path, checkpoint: Checkpoint, *, dtype: Any = None) -> None:
         write_model(folder, model)
         with _checkpointer() as checkpointer:
             checkpointer.save(folder / CHECKPOINTS / "0" / PARAMS, params)
+        checksums.write(folder / CHECKPOINTS / "0")

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import math
+import operator
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint import checkpoint_managers
 
 from t5jax.config import TrainingConfig
-from t5jax.formats.native import CHECKPOINTS, PARAMS
+from t5jax.formats import checksums
+from t5jax.formats.native import CHECKPOINTS, PARAMS, first_line
 from t5jax.training.step import TrainState
 
 STATE, DATA = "state", "data"
+TMP_DIR_SUFFIX = ".orbax-checkpoint-tmp"  # Orbax's, of a step's folder until it is committed
+COMMIT_FILES = (
+    "_CHECKPOINT_METADATA",
+    "commit_success.txt",
+)  # written then; nothing here reads them
 
 
 class _DataHandler(ocp.CheckpointHandler):
@@ -24,7 +34,7 @@ class _DataHandler(ocp.CheckpointHandler):
     def save(self, directory: epath.Path, args: _SaveData) -> None:
         args.write(directory)
 
-    def restore(self, directory: epath.Path, args: _RestoreData | None = None) -> epath.Path:
+    def restore(self, directory: epath.Path, args: Any = None) -> epath.Path:
         return directory
 
 
@@ -36,39 +46,111 @@ class _SaveData(ocp.args.CheckpointArgs):
 
 @ocp.args.register_with_handler(_DataHandler, for_restore=True)
 class _RestoreData(ocp.args.CheckpointArgs):
-    pass
+    """Orbax wants one for each handler."""
+
+
+class _Kept:
+    """Orbax's preservation policy: the newest `keep` steps, and the best of those with a value."""
+
+    def __init__(self, keep: int, better: Callable[[float, float], bool]) -> None:
+        self.keep, self.better = keep, better
+        self.values: dict[int, float] = {}
+
+    def of(self, steps: Iterable[int]) -> set[int]:
+        """The steps that stay, of these."""
+        steps = sorted(steps)
+        best: int | None = None
+        for step in steps:
+            value = self.values.get(step, math.nan)
+            if math.isnan(value):
+                continue
+            if best is None or not self.better(self.values[best], value):
+                best = step
+        return {*steps[-self.keep :], *(() if best is None else (best,))}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        kept = self.of(each.step for each in checkpoints)
+        return [each.step in kept for each in checkpoints]
 
 
 class Checkpoints:
     """The checkpoints of one run: the newest `keep`, and the best by a metric if one is named.
 
-    What is evaluated at a step must be known when that step is saved.
+    What is evaluated at a step must be known when that step is saved. Each step has a file of
+    checksums (`t5jax.formats.checksums`), which is written before Orbax commits the step by
+    renaming its folder.
     """
 
     def __init__(self, run_dir: Path, config: TrainingConfig) -> None:
-        policies: list[Any] = [checkpoint_managers.LatestN(config.keep)]
-        if config.keep_best:
-            name = config.keep_best
-            policies.append(
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics[name],
-                    reverse=config.best_mode == "min",
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+        self.root = run_dir.absolute() / CHECKPOINTS
         self.best = config.keep_best
+        self.policy = _Kept(config.keep, operator.lt if config.best_mode == "min" else operator.gt)
+        self.saving: tuple[int, dict[str, float]] | None = None
         self.manager = ocp.CheckpointManager(
-            run_dir.absolute() / CHECKPOINTS,
+            self.root,
             options=ocp.CheckpointManagerOptions(
                 # Not max_to_keep with best_fn: that one deletes the latest.
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                preservation_policy=self.policy,
+                cleanup_tmp_directories=True,  # of a save that was killed
+                lightweight_initialize=True,  # what Orbax would read there is not needed
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._protect),
             ),
         )
+
+    def _protect(self) -> None:
+        """Writes checksums into the folder that Orbax is about to rename."""
+        assert self.saving is not None
+        step, best = self.saving
+        (folder,) = self.root.glob(f"{step}{TMP_DIR_SUFFIX}*")
+        checksums.write(folder, {"step": step, "metrics": best}, without=COMMIT_FILES)
 
     def latest(self) -> int | None:
         """The last committed step."""
         return self.manager.latest_step()
+
+    def whole(self, say: Callable[[str], None]) -> int | None:
+        """The last step whose files are as they were written, None where there is no step.
+
+        Damaged steps after it are told of, and moved aside: their numbers will be saved again.
+
+        Raises:
+          ValueError: there are steps, all of them damaged.
+        """
+        steps = sorted(self.manager.all_steps(), reverse=True)
+        damaged: dict[int, str] = {}
+        for step in steps:
+            try:
+                checksums.verify(self.root / str(step))
+                break
+            except checksums.Damaged as error:
+                damaged[step] = str(error)
+        else:
+            if damaged:
+                raise ValueError(
+                    f"{damaged[steps[0]]}, and no earlier checkpoint is whole; put the files back, "
+                    f"or delete {self.root} to start anew"
+                )
+            return None
+        for number, fault in damaged.items():
+            aside = self.root / f"{number}.damaged"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(self.root / str(number), aside)
+            say(f"warning: {fault}: checkpoint {number} is moved to {aside}, step {step} is taken")
+        if damaged:
+            self.manager.reload()
+        return step
+
+    def clean(self) -> None:
+        """Deletes steps that were to go when the process before this one was killed."""
+        steps = self.manager.all_steps()
+        for step in steps if self.best else ():
+            with contextlib.suppress(checksums.Damaged):
+                sums = checksums.read(self.root / str(step))
+                value = sums.about.get("metrics", {}).get(self.best) if sums else None
+                if isinstance(value, int | float):
+                    self.policy.values[step] = float(value)
+        for step in set(steps) - self.policy.of(steps):
+            self.manager.delete(step)
 
     def save(
         self,
@@ -85,10 +167,12 @@ class Checkpoints:
         """
         if step in self.manager.all_steps():
             return
-        rest = {"step": state.step, "opt_state": state.opt_state, "key": state.key}
-        best = None
+        self.manager.wait_until_finished()
+        best = {}
         if self.best is not None and metrics is not None and self.best in metrics:
-            best = {self.best: metrics[self.best]}
+            best[self.best] = self.policy.values[step] = float(metrics[self.best])
+        self.saving = step, best
+        rest = {"step": state.step, "opt_state": state.opt_state, "key": state.key}
         self.manager.save(
             step,
             args=ocp.args.Composite(
@@ -98,25 +182,30 @@ class Checkpoints:
                     DATA: _SaveData(write_data),
                 }
             ),
-            metrics=best,
             force=True,
         )
 
-    def restore(self, step: int, target: TrainState) -> tuple[TrainState, epath.Path]:
-        """The state of `step`, placed as the abstract `target` says, and the data's folder."""
+    def restore(self, step: int, target: TrainState) -> tuple[TrainState, Path]:
+        """The state of `step`, placed as the abstract `target` says, and the data's folder.
+
+        Raises:
+          ValueError: the step holds other arrays, or is damaged and has no checksums that tell.
+        """
+        folder = self.root / str(step)
         rest = {"step": target.step, "opt_state": target.opt_state, "key": target.key}
-        restored = self.manager.restore(
-            step,
-            args=ocp.args.Composite(
-                **{
-                    PARAMS: ocp.args.StandardRestore(target.params),
-                    STATE: ocp.args.StandardRestore(rest),
-                    DATA: _RestoreData(),
-                }
-            ),
-        )
-        state = TrainState(params=restored[PARAMS], **restored[STATE])
-        return state, restored[DATA]
+        try:
+            # Not by the manager, which would read files that have no checksums.
+            with ocp.StandardCheckpointer() as checkpointer:
+                params = checkpointer.restore(folder / PARAMS, target.params)
+                restored = checkpointer.restore(folder / STATE, rest)
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            before = [each for each in self.manager.all_steps() if each < step]
+            cure = f"move it away to go on from step {max(before)}" if before else "start a new run"
+            raise ValueError(
+                f"{folder} does not hold this run's state or cannot be read ("
+                f"{first_line(error)}); undo changes of the optimizer, or {cure}"
+            ) from error
+        return TrainState(params=params, **restored), folder / DATA
 
     def wait(self) -> None:
         """Returns when everything is written; raises what went wrong."""

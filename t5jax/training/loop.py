@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import math
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from t5jax import sharding
 from t5jax.config import RunConfig
 from t5jax.config_files import build_config, differences, stored_config, to_yaml
 from t5jax.data import TrainData
+from t5jax.data.loader import Cut
 from t5jax.evaluate import Evaluation, write_results
 from t5jax.formats import native
 from t5jax.formats.detect import open_checkpoint
@@ -32,8 +36,11 @@ from t5jax.training.checkpoints import Checkpoints
 from t5jax.training.flops import peak_flops, step_flops
 from t5jax.training.host import accelerator
 from t5jax.training.layout import make_layout, stack_state, unstack_state
-from t5jax.training.report import Report
+from t5jax.training.losses import LossSums
+from t5jax.training.profile import Profile
+from t5jax.training.report import TENSORBOARD, Report
 from t5jax.training.schedules import make_schedule
+from t5jax.training.signals import Interrupted, noted
 from t5jax.training.step import StepMetrics, TrainState, make_step
 from t5jax.vocabulary import Vocabulary, load_vocabulary, make_vocabulary
 
@@ -42,24 +49,37 @@ from t5jax.vocabulary import Vocabulary, load_vocabulary, make_vocabulary
 FIXED = ("model", "vocabulary", "data", "optimizer.name", "training.seed")
 FREE = ("data.prefetch", "data.modules")
 
+CONFIG_FILE = "config.yaml"
+WINDOW = "window.npz"  # beside the data's position, in a checkpoint
+SNAPSHOT_EVERY = 1000  # batches between kept positions, where training.save_every is 0
+
 
 def train(tree: dict[str, Any]) -> None:
     """Trains as the configuration `tree` (nested dictionaries) says.
 
     Raises:
-      ValueError: a bad configuration, or a run folder that belongs to another one.
+      ValueError: a bad configuration, a run folder that belongs to another one, or one whose
+        files are damaged.
       FloatingPointError: the loss is no longer finite; the last checkpoint stays.
+      Interrupted: SIGTERM or Ctrl-C; a KeyboardInterrupt. The step that the run was at is saved.
     """
     config, vocabulary = resolve(tree)
-    run_dir = Path(config.run_dir)
+    run_dir, steps = Path(config.run_dir), config.training.steps
+    check_run(run_dir, config)
     registry.load_modules(config.data.modules)
-    keep_compiled_programs()
     mesh = sharding.make_mesh(config.mesh)
-    check_training(config, list(mesh.devices.flat))
-    print_devices(mesh)
-    write_run(run_dir, config, vocabulary)
-    with Run(config, vocabulary, mesh, run_dir) as run:
-        run.train()
+    with contextlib.closing(Checkpoints(run_dir, config.training)) as checkpoints:
+        start = checkpoints.whole(say)
+        checkpoints.clean()
+        if start is not None and start >= steps:
+            say(f"nothing to do: step {start} of {steps}; raise training.steps")
+            return
+        check_training(config, list(mesh.devices.flat))
+        print_devices(mesh)
+        keep_compiled_programs()
+        write_run(run_dir, config, vocabulary)
+        with Run(config, vocabulary, mesh, run_dir, checkpoints, start) as run:
+            run.train()
 
 
 def resolve(tree: dict[str, Any]) -> tuple[RunConfig, Vocabulary]:
@@ -74,6 +94,7 @@ def resolve(tree: dict[str, Any]) -> tuple[RunConfig, Vocabulary]:
     own = run_dir / native.VOCABULARY
     initial = None
     if begun:
+        native.verify_text(run_dir)
         vocabulary = load_vocabulary(own)
         # The checkpoint that the run started from need not be there any more.
         initial = native.read_model(run_dir).config if early.init else None
@@ -103,12 +124,12 @@ def resolve(tree: dict[str, Any]) -> tuple[RunConfig, Vocabulary]:
     return config, vocabulary
 
 
-def write_run(run_dir: Path, config: RunConfig, vocabulary: Vocabulary) -> None:
-    """Writes the run's config.yaml and model files; refuses a folder of another run.
+def check_run(run_dir: Path, config: RunConfig) -> None:
+    """Refuses a folder of another run: raises ValueError.
 
     Before its first checkpoint a run has nothing to lose, and may be started otherwise.
     """
-    file = run_dir / "config.yaml"
+    file = run_dir / CONFIG_FILE
     if file.exists() and native.steps(run_dir):
         before = stored_config(file)
         for name, old, new in differences(before, config):
@@ -117,11 +138,19 @@ def write_run(run_dir: Path, config: RunConfig, vocabulary: Vocabulary) -> None:
                     f"{name}={new} but the run in {run_dir} has {old}; "
                     f"set it to {old}, or choose another run_dir"
                 )
-    run_dir.mkdir(parents=True, exist_ok=True)
+
+
+def write_run(run_dir: Path, config: RunConfig, vocabulary: Vocabulary) -> None:
+    """Writes the run's config.yaml and model files."""
     lengths = config.data.lengths
     generation = {"max_new_tokens": config.eval.max_new_tokens or lengths.targets}
-    native.write_model(run_dir, native.Model(config.model, vocabulary, generation, lengths.inputs))
-    file.write_text(to_yaml(config), encoding="utf-8")
+    model = native.Model(config.model, vocabulary, generation, lengths.inputs)
+    native.write_model(run_dir, model, {CONFIG_FILE: to_yaml(config).encode()})
+
+
+def say(line: str) -> None:
+    """A line on stderr, before there is a report."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def print_devices(mesh: Mesh) -> None:
@@ -136,17 +165,24 @@ def print_devices(mesh: Mesh) -> None:
 
 @dataclasses.dataclass
 class Window:
-    """Metrics of the steps since the last logged one, still on the device."""
+    """Metrics of the steps since the last logged one, still on the device, and what is cut."""
 
     step: int
     metrics: list[StepMetrics]
+    cut: Cut
 
 
 class Run:
     """Everything one run holds open; use it as a context."""
 
     def __init__(
-        self, config: RunConfig, vocabulary: Vocabulary, mesh: Mesh, run_dir: Path
+        self,
+        config: RunConfig,
+        vocabulary: Vocabulary,
+        mesh: Mesh,
+        run_dir: Path,
+        checkpoints: Checkpoints,
+        start: int | None,
     ) -> None:
         self.config, self.vocabulary, self.mesh, self.run_dir = config, vocabulary, mesh, run_dir
         training = config.training
@@ -181,10 +217,12 @@ class Run:
             config.data.mixture, registry.seqio_vocabulary(vocabulary)
         )
         self.evaluation = _evaluation(config, vocabulary)
-        self.checkpoints = Checkpoints(run_dir, training)
-        latest = self.checkpoints.latest()
+        self.checkpoints = checkpoints
         position = None
-        if latest is None:
+        # Of the steps since the last logged one, and the seconds that they took.
+        self.window: list[StepMetrics] = []
+        seconds, written = 0.0, ""
+        if start is None:
             with sharding.use(mesh):
                 if config.init is None:
                     self.state = self.layout.fresh(jax.random.key(training.seed))
@@ -192,23 +230,30 @@ class Run:
                     params = open_checkpoint(config.init).params(np.float32, mesh)
                     self.state = self.layout.begin(params)
         else:
-            self.state, position = self.checkpoints.restore(latest, self.stored.abstract)
+            self.state, position = self.checkpoints.restore(start, self.stored.abstract)
+            self.window, seconds, written = read_window(position)
             if self.layout is not self.stored:
                 self.state = unstack_state(self.state, self.layout)
-        self.start = latest or 0
+        self.start = start or 0
         self.data = TrainData(
             provider,
             config.data,
             sharding=rows,
-            snapshot_every=training.save_every,
+            snapshot_every=training.save_every or SNAPSHOT_EVERY,
             restore_from=position,
             vocabulary_size=config.model.vocab_size,
         )
         self.report = Report(
-            run_dir, start=self.start, steps=training.steps, tensorboard=training.tensorboard
+            run_dir,
+            start=self.start,
+            steps=training.steps,
+            tensorboard=training.tensorboard,
+            written=written,
         )
-        self.told: set[str] = set()
-        begun = f"resuming at step {latest}" if latest else "starting"
+        self.told: set[tuple[str, str]] = set()
+        self.profile = Profile(run_dir / TENSORBOARD, training.profile)
+        self.since = time.monotonic() - seconds
+        begun = f"resuming at step {start}" if start else "starting"
         self.report.say(
             f"{begun}: {count_parameters(shapes):,} parameters, {config.data.mixture}, "
             f"{training.steps} steps of {config.data.batch} rows, in {run_dir}"
@@ -218,32 +263,36 @@ class Run:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.profile.close()
         self.data.close()
         self.report.close()
-        self.checkpoints.close()
 
     def train(self) -> None:
-        """Steps from where the run is to its end, or until SIGTERM."""
+        """Steps from where the run is to its end.
+
+        Raises:
+          Interrupted: SIGTERM or Ctrl-C came, and the step that the run was at is saved.
+        """
         config = self.config.training
-        window: list[StepMetrics] = []
         pending: Window | None = None
-        self.since = time.monotonic()
-        with _termination() as terminated, sharding.use(self.mesh):
+        with noted() as received, sharding.use(self.mesh):
             for step in range(self.start + 1, config.steps + 1):
+                self.profile.before(step)
                 self.state, metrics = self.step(self.state, next(self.data))
-                window.append(metrics)
+                self.window.append(metrics)
+                self.profile.after(step, metrics)
                 # The step before is done, or nearly, when its successor has been dispatched:
                 # fetching its metrics now keeps the device busy meanwhile.
                 if pending is not None:
                     self.write(pending.step, self.summary(pending))
                     pending = None
                 if step % config.log_every == 0 or step == config.steps:
-                    pending, window = Window(step, window), []
+                    pending, self.window = Window(step, self.window, self.data.cut), []
                 self.report.advance(step)
                 last = step == config.steps
                 evaluate = last or (config.eval_every and step % config.eval_every == 0)
-                save = last or step % config.save_every == 0
-                stop = terminated()
+                save = last or (config.save_every and step % config.save_every == 0)
+                stop = received()
                 if not (evaluate or save or stop):
                     continue
                 # What is saved must be good, so here the loop does wait.
@@ -256,20 +305,29 @@ class Run:
                     self.write(step, row)
                 pending = None
                 if save or stop:
-                    self.save(step, row)
+                    self.save(step, row, max(paused - self.since, 0.0))
                 self.since += time.monotonic() - paused
                 if stop and not last:
                     self.checkpoints.wait()
-                    self.report.say(f"terminated: step {step} is saved; run again to go on")
-                    return
+                    name = signal.Signals(stop).name
+                    line = f"interrupted ({name}): step {step} is saved; run again to go on"
+                    self.report.say(line)
+                    raise Interrupted(line, stop)
         self.checkpoints.wait()
+        for line in self.cut_lines(self.data.cut):
+            self.report.say(line)
 
-    def save(self, step: int, metrics: dict[str, float]) -> None:
-        """Starts a checkpoint of `step`."""
+    def save(self, step: int, metrics: dict[str, float], seconds: float) -> None:
+        """Starts a checkpoint of `step`, `seconds` after the last logged one."""
         known = {k.removeprefix("eval/"): v for k, v in metrics.items()}
-        self.checkpoints.save(
-            self.stored_state(), step, lambda folder: self.data.save(folder, step), known
-        )
+        window, written = jax.device_get(self.window), self.report.checksum()
+
+        def write_data(folder: epath.Path) -> None:
+            self.data.save(folder, step)
+            if jax.process_index() == 0:
+                write_window(folder, window, seconds, written)
+
+        self.checkpoints.save(self.stored_state(), step, write_data, known)
 
     def stored_state(self) -> TrainState:
         """The state as checkpoints have it."""
@@ -301,16 +359,26 @@ class Run:
         }
 
     def write(self, step: int, row: dict[str, float]) -> None:
-        """Logs a step, and tells of each task once that its targets do not fit."""
+        """Logs a step, and tells of each task once that its inputs or targets do not fit."""
         self.report.write(step, row)
-        longest = self.config.data.lengths.targets
-        for task, count in self.data.cut.items():
-            if count and task not in self.told:
-                self.told.add(task)
-                self.report.say(
-                    f"warning: {count} targets of {task} have more than data.lengths.targets="
-                    f"{longest} tokens and were cut, so far"
-                )
+        cut = {
+            feature: {task: n for task, n in counts.items() if (feature, task) not in self.told}
+            for feature, counts in self.data.cut.items()
+        }
+        for line in self.cut_lines(cut):
+            self.report.say(f"warning: so far {line}")
+        self.told |= {(feature, task) for feature in cut for task, n in cut[feature].items() if n}
+
+    def cut_lines(self, cut: Cut) -> Iterator[str]:
+        """One for each feature and task with examples that do not fit."""
+        for feature, counts in cut.items():
+            longest = getattr(self.config.data.lengths, feature)
+            for task, count in counts.items():
+                if count:
+                    yield (
+                        f"{count} {feature} of {task} have more than "
+                        f"data.lengths.{feature}={longest} tokens and were cut"
+                    )
 
     def summary(self, window: Window) -> dict[str, float]:
         """A window's metrics, per token and per second; waits for its last step."""
@@ -342,6 +410,9 @@ class Run:
         peak = peak_flops(self.mesh.devices.flat[0].device_kind)
         if peak:
             row["peak_share"] = flops / seconds / (peak * self.mesh.size)
+        for feature, counts in window.cut.items():
+            if count := sum(counts.values()):
+                row[f"{feature}_cut"] = count
         for step, each in zip(range(window.step - steps + 1, window.step + 1), rows, strict=True):
             self.check_finite(step, each)
         return row
@@ -357,6 +428,36 @@ class Run:
             )
 
 
+def write_window(
+    folder: epath.Path, window: Sequence[StepMetrics], seconds: float, written: str
+) -> None:
+    """Writes the metrics of steps that no logged row has yet, and the seconds that they took.
+
+    With them goes `written`, the checksum of the rows that there are.
+    """
+    leaves = jax.tree.leaves_with_path(window)
+    arrays: Any = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+    about: Any = {"seconds": seconds, "steps": len(window), "written": written}
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **about, **arrays)
+    (folder / WINDOW).write_bytes(content.getvalue())
+
+
+def read_window(folder: Path) -> tuple[list[StepMetrics], float, str]:
+    """What `write_window` wrote; nothing of an older checkpoint, which has no such file."""
+    file = folder / WINDOW
+    if not file.is_file():
+        return [], 0.0, ""
+    with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
+        zero: Any = 0
+        fields = StepMetrics(LossSums(*5 * (zero,)), *5 * (zero,))
+        window = jax.tree.map_with_path(
+            lambda path, _: saved[jax.tree_util.keystr(path, simple=True, separator="/")],
+            [fields] * int(saved["steps"]),
+        )
+        return window, float(saved["seconds"]), str(saved["written"])
+
+
 def _evaluation(config: RunConfig, vocabulary: Vocabulary) -> Evaluation | None:
     tasks: Sequence[str] = config.eval.tasks
     if not tasks:
@@ -369,22 +470,3 @@ def _evaluation(config: RunConfig, vocabulary: Vocabulary) -> Evaluation | None:
         examples=config.eval.examples,
         batch=config.eval.batch,
     )
-
-
-@contextlib.contextmanager
-def _termination() -> Iterator[Callable[[], bool]]:
-    """Within it, SIGTERM and the first Ctrl-C only make the given function return True."""
-    received: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        received.append(number)
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

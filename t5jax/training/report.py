@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -10,22 +11,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pydantic
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-SHOWN = ("loss", "accuracy", "grad_norm", "learning_rate", "tokens_per_second", "step_seconds")
+from t5jax.formats.checksums import of_bytes, of_file
+from t5jax.schema import check, parse_json
+
+_ROW = dict[str, pydantic.StrictInt | pydantic.StrictFloat]
+TENSORBOARD = "tensorboard"  # folder of the events, in a run's
+SHOWN = ("loss", "accuracy", "grad_norm", "learning_rate", "tokens_per_second", "step_seconds",
+         "inputs_cut", "targets_cut")  # fmt: skip
 
 
 def read_metrics(file: Path, last_step: int) -> list[dict[str, Any]]:
-    """The objects of metrics.jsonl up to `last_step`; a line cut short by a kill is left out."""
+    """The objects of metrics.jsonl up to `last_step`; lines that are none are left out.
+
+    A kill may cut the last line short; damage, any.
+    """
     if not file.exists():
         return []
     rows = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_bytes().split(b"\n"):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = check(_ROW, parse_json(line, file), file)
+        except ValueError:
             continue
-        if row["step"] <= last_step:
+        if row.get("step", math.inf) <= last_step:
             rows.append(row)
     return rows
 
@@ -36,16 +47,28 @@ class Report:
     A run that was killed has logged steps beyond its last checkpoint. They are computed again, so
     their lines are removed first, and TensorBoard's files are written anew from metrics.jsonl:
     every step stands there once.
+
+    Args:
+      run_dir: the run's folder.
+      start: the step that is gone on from.
+      steps: of the whole run.
+      tensorboard: whether to write event files.
+      written: what `checksum` gave when `start` was saved.
     """
 
-    def __init__(self, run_dir: Path, *, start: int, steps: int, tensorboard: bool) -> None:
+    def __init__(
+        self, run_dir: Path, *, start: int, steps: int, tensorboard: bool, written: str = ""
+    ) -> None:
         self.file = run_dir / "metrics.jsonl"
         rows = read_metrics(self.file, start)
+        size = int(written.partition(" ")[0] or 0)
+        content = self.file.read_bytes()[:size] if size and self.file.exists() else b""
+        changed = size and of_bytes(content) != written
         temporary = self.file.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         os.replace(temporary, self.file)
         self.stream = self.file.open("a", encoding="utf-8")
-        self.writer = _tensorboard(run_dir / "tensorboard", rows) if tensorboard else None
+        self.writer = _tensorboard(run_dir / TENSORBOARD, rows) if tensorboard else None
         self.steps = steps
         self.began, self.start = time.monotonic(), start
         self.bar: Progress | None = None
@@ -54,6 +77,15 @@ class Report:
             self.bar = Progress(*columns, TimeRemainingColumn())
             self.task = self.bar.add_task("training", total=steps, completed=start)
             self.bar.start()
+        if changed:
+            self.say(
+                f"warning: {self.file} is not as it was at step {start}; its {len(rows)} rows that "
+                "can be read are kept"
+            )
+
+    def checksum(self) -> str:
+        """Of the rows written so far."""
+        return of_file(self.file)
 
     def advance(self, step: int) -> None:
         """Moves the progress bar."""

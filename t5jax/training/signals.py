@@ -1,0 +1,69 @@
+"""SIGTERM and Ctrl-C during training: the first one asks for a checkpoint and an end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the run before its last step; the step that it was at is saved.
+
+    Attributes:
+      signal: its number. The command `t5jax train` exits with 128 + `signal`.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[Callable[[], int | None]]:
+    """Within it, the first of SIGNALS only makes the given function return its number.
+
+    A second one does what it does outside. In a thread other than the main one, where Python takes
+    no signals, nothing changes.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        restore()
+
+    for number in SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        restore()
+
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Within it, Ctrl-C ends the process as SIGTERM does: at once, without a traceback.
+
+    A KeyboardInterrupt would wait for the C++ code that runs, a compilation perhaps, and be lost
+    in the callbacks of some libraries.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
