@@ -1,6 +1,7 @@
 """The objectives: lengths, statistics and reconstruction, over many random texts."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -12,7 +13,18 @@ from hypothesis import strategies as st
 from t5jax.config import DataConfig, LengthsConfig
 from t5jax.data import TrainData
 from t5jax.tasks import ablations, objectives, registry
-from t5jax.vocabulary import SentencePieceVocabulary, train_sentencepiece
+from t5jax.vocabulary import (
+    AddedToken,
+    AddedTokensVocabulary,
+    ByteVocabulary,
+    SentencePieceVocabulary,
+    TokenizerJsonVocabulary,
+    Vocabulary,
+    load_vocabulary,
+    save_vocabulary,
+    train_sentencepiece,
+    write_huggingface,
+)
 
 BYTES = seqio.ByteVocabulary(125)
 FEATURES = {name: seqio.Feature(BYTES, add_eos=True) for name in ("inputs", "targets")}
@@ -577,6 +589,58 @@ def test_sentinels_among_a_models_own_pieces_are_found(tmp_path, pieces):
     assert objectives.sentinels_of(own) == objectives.Sentinels(139, 100)
 
 
+# T5's sentinel_id is the vocabulary's last id; ByT5's tasks have seqio.ByteVocabulary().
+@pytest.mark.parametrize(
+    ("vocabulary", "first", "count"),
+    [
+        (seqio.ByteVocabulary(), 258, 100),
+        (seqio.ByteVocabulary(125), 383, 125),
+        (registry.seqio_vocabulary(ByteVocabulary()), 258, 100),
+        (registry.seqio_vocabulary(ByteVocabulary(0)), 258, 100),
+        (registry.seqio_vocabulary(ByteVocabulary(first_sentinel=383)), 383, 125),
+    ],
+)
+def test_bytes_sentinels_are_byt5s(vocabulary, first, count):
+    assert objectives.sentinels_of(vocabulary) == objectives.Sentinels(first, count)
+    features = {name: seqio.Feature(vocabulary) for name in ("inputs", "targets")}
+    ascii = [texts([400])[0] % 100 + 3]
+    example = apply(objectives.span_corruption, ascii, features=features)[0]
+    for side in ("inputs", "targets"):
+        sentinels = [i for i in example[side].tolist() if i > first - count]
+        assert sentinels == list(range(first, first - len(sentinels), -1)) and sentinels
+
+
+def test_a_run_in_bytes_has_byt5s_sentinels_and_one_begun_before_keeps_its_own(tmp_path):
+    def sentinel(vocabulary: Vocabulary) -> int:
+        task = c4("span_corruption", registry.seqio_vocabulary(vocabulary))
+        return int(first(task, 1)[0]["targets"][0])
+
+    save_vocabulary(ByteVocabulary(), tmp_path / "new")
+    assert sentinel(load_vocabulary(tmp_path / "new")) == 258
+    # As it was written before.
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "vocabulary.json").write_text('{"kind": "bytes", "extra_ids": 125}\n')
+    old = load_vocabulary(tmp_path / "old")
+    save_vocabulary(old, tmp_path / "again")
+    assert load_vocabulary(tmp_path / "again") == old != ByteVocabulary()
+    assert sentinel(old) == 383
+
+
+def test_sentinels_before_added_tokens_are_found(pieces, tmp_path):
+    base = SentencePieceVocabulary(pieces.model, 0)
+    tokens = [AddedToken(f"<extra_id_{i}>", base.vocab_size + 4 - i) for i in range(5)]
+    added = AddedTokensVocabulary(base, [*tokens, AddedToken("<sep>", base.vocab_size + 5)])
+    found = objectives.Sentinels(base.vocab_size + 4, 5)
+    assert objectives.sentinels_of(registry.seqio_vocabulary(added)) == found
+    write_huggingface(pieces, tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_bytes())
+    content["added_tokens"].append(content["added_tokens"][-1] | {"id": 140, "content": "<sep>"})
+    fast = TokenizerJsonVocabulary(json.dumps(content).encode())
+    assert fast.vocab_size == 141
+    found = objectives.Sentinels(139, 100)
+    assert objectives.sentinels_of(registry.seqio_vocabulary(fast)) == found
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n == "span_corruption" else pytest.mark.slow) for n in C4]
 )
@@ -643,8 +707,8 @@ def test_lengths_that_hold_no_text_are_refused(name, length):
 
 
 def test_a_vocabulary_without_sentinels_is_refused():
-    none = {name: seqio.Feature(seqio.ByteVocabulary()) for name in ("inputs", "targets")}
-    with pytest.raises(ValueError, match="259 ids and no sentinels"):
+    none = {name: seqio.Feature(seqio.PassThroughVocabulary(9)) for name in ("inputs", "targets")}
+    with pytest.raises(ValueError, match="9 ids and no sentinels"):
         apply(objectives.iid_denoising, texts([100]), features=none)
 
 

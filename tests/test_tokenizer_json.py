@@ -348,7 +348,7 @@ def test_every_post_processors_ids_are_transformers(tmp_path, processor):
 
 def test_a_post_processor_that_puts_more_than_eos_behind_a_text_is_refused(tmp_path):
     code_tokenizer(tmp_path, "other")
-    with pytest.raises(ValueError, match=r"^[^\n]*tokenizer\.json: .* the ids \[2, 1\], .* EOS, 2"):
+    with pytest.raises(ValueError, match=r"^[^\n]*tokenizer\.json: .* the ids \[2, 1\]; .* EOS, 2"):
         from_huggingface(tmp_path)
 
 

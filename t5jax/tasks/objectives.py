@@ -26,6 +26,8 @@ from typing import NamedTuple, TypeAlias
 import seqio
 import tensorflow as tf
 
+from t5jax.tasks.sentinels import sentinel_ids
+
 Ids: TypeAlias = tf.Tensor  # int32[n]
 Noise: TypeAlias = tf.Tensor  # bool[n]
 Seed: TypeAlias = tf.Tensor  # int[2]
@@ -175,29 +177,27 @@ def at_most(noise: Noise, spans: int) -> Noise:
 
 @dataclasses.dataclass(frozen=True)
 class Sentinels:
-    """A vocabulary's sentinels: `first`, which is `<extra_id_0>` and the highest id, downwards."""
+    """A vocabulary's sentinels: `first`, which is `<extra_id_0>`, and the ids below it."""
 
     first: int
     count: int
 
 
 def sentinels_of(vocabulary: seqio.Vocabulary) -> Sentinels:
-    """The sentinels of the vocabulary, whether appended to it or, as mT5's, pieces of its own.
+    """The vocabulary's sentinels: `sentinel_ids`, as far as they go down by one.
 
     Raises ValueError if there are none.
     """
-    size = vocabulary.vocab_size
-    count = vocabulary.extra_ids
-    if not count and isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        piece = vocabulary.tokenizer.id_to_piece
-        while count < size and piece(size - 1 - count).lstrip("▁") == f"<extra_id_{count}>":
-            count += 1
-    if not count:
+    ids = sentinel_ids(vocabulary)
+    if not ids:
         raise ValueError(
-            f"the vocabulary has {size} ids and no sentinels, which denoising needs; use one with "
-            "extra_ids (bytes has 125, T5's has 100)"
+            f"the vocabulary has {vocabulary.vocab_size} ids and no sentinels, which denoising "
+            "needs; use one with extra_ids (T5's has 100)"
         )
-    return Sentinels(size - 1, count)
+    count = 1
+    while count < len(ids) and ids[count] == ids[0] - count:
+        count += 1
+    return Sentinels(ids[0], count)
 
 
 @dataclasses.dataclass(frozen=True)

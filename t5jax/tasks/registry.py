@@ -29,7 +29,8 @@ import tensorflow as tf
 from t5jax import user_code
 from t5jax.tasks import ranking
 from t5jax.tasks.faults import reading
-from t5jax.tasks.wrapped import WrappedVocabulary
+from t5jax.tasks.sentinels import sentinel_ids
+from t5jax.tasks.wrapped import WrappedBytes, WrappedVocabulary
 from t5jax.vocabulary import (
     AddedTokensVocabulary,
     ByteVocabulary,
@@ -183,15 +184,27 @@ def _task_with_vocabulary(task: seqio.Task, vocabulary: seqio.Vocabulary) -> seq
         else dataclasses.replace(feature, vocabulary=vocabulary)
         for name, feature in task.output_features.items()
     }
-    if features == dict(task.output_features):
+    same = features == dict(task.output_features)
+    if same and _sentinels(features) == _sentinels(task.output_features):
         return task
-    replaced = task.replace(output_features=features, preprocessors=_uncached(task))
+    # Bytes are equal whatever stands for a span, and a cache of them holds good.
+    steps = list(task.preprocessors) if same else _uncached(task)
+    replaced = task.replace(output_features=features, preprocessors=steps)
     if type(replaced) is not type(task):
         raise ValueError(
             f"task {task.name!r} is a {type(task).__name__}, and its replace() makes a plain "
             f"{type(replaced).__name__}; override replace() so that it can change its vocabulary"
         )
     return replaced
+
+
+def _sentinels(features: Mapping[str, seqio.Feature]) -> dict[str, Sequence[int]]:
+    """Of features in bytes, the ids that objectives put for spans."""
+    return {
+        name: list(sentinel_ids(feature.vocabulary))
+        for name, feature in features.items()
+        if isinstance(feature.vocabulary, seqio.ByteVocabulary)
+    }
 
 
 def _uncached(task: seqio.Task) -> list:
@@ -245,7 +258,7 @@ def seqio_vocabulary(vocabulary: Vocabulary) -> seqio.Vocabulary:
     if isinstance(vocabulary, TokenizerJsonVocabulary | AddedTokensVocabulary):
         return WrappedVocabulary(vocabulary)
     if isinstance(vocabulary, ByteVocabulary):
-        return seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids)
+        return WrappedBytes(vocabulary)
     if not isinstance(vocabulary, SentencePieceVocabulary):
         raise TypeError(f"seqio has no vocabulary like {vocabulary!r}")
     if vocabulary.path is not None and vocabulary.path.is_file():

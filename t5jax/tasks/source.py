@@ -12,6 +12,9 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from t5jax.tasks.wrapped import WrappedBytes
+from t5jax.vocabulary import ByteVocabulary
+
 SPLITS = ("train", "validation", "test")
 _SEPARATOR = "\t"  # between the answers of a row, which hold none
 
@@ -142,5 +145,5 @@ def references(example: Mapping[str, np.ndarray]) -> tuple[str, ...]:
 
 def output_features() -> dict[str, seqio.Feature]:
     """`inputs` and `targets` in bytes, both ended by EOS; a run puts its own vocabulary instead."""
-    vocabulary = seqio.ByteVocabulary(extra_ids=125)
+    vocabulary = WrappedBytes(ByteVocabulary())
     return {name: seqio.Feature(vocabulary, add_eos=True) for name in ("inputs", "targets")}

@@ -8,7 +8,15 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5jax.vocabulary import Vocabulary
+from t5jax.vocabulary import ByteVocabulary, Vocabulary
+
+
+class WrappedBytes(seqio.ByteVocabulary):
+    """seqio's bytes, equal to those of as many extra ids, with the sentinels of ours."""
+
+    def __init__(self, vocabulary: ByteVocabulary):
+        super().__init__(extra_ids=vocabulary.extra_ids)
+        self.wrapped = vocabulary
 
 
 class WrappedVocabulary(seqio.Vocabulary):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,12 @@ class AddedTokensVocabulary(Vocabulary):
     @property
     def unk_id(self) -> int:
         return self._unk_id
+
+    @property
+    def sentinel_ids(self) -> Sequence[int]:
+        ids = {token.text: token.id for token in self.tokens}
+        # ByT5's are bytes; transformers' sentinels are ids that no pre-training knew.
+        return in_order(ids) if self.extra_ids and self._processor else self.base.sentinel_ids
 
     def _encode(self, text: str) -> list[int]:
         begins = text and not self.legacy and self._processor is not None
@@ -251,6 +257,15 @@ class AddedTokensVocabulary(Vocabulary):
         new = [token.text for token in self.tokens if not token.role]
         new = [text for text in new if not SENTINEL.fullmatch(text)]
         return f"AddedTokensVocabulary({self.base!r}, {new}, legacy={self.legacy})"
+
+
+def in_order(ids: Mapping[str, int]) -> list[int]:
+    """The ids of sentinels by their number, up to the first that is not there."""
+    numbered = {m[1]: ids[text] for text in ids if (m := SENTINEL.fullmatch(text))}
+    found: list[int] = []
+    while str(len(found)) in numbered:
+        found.append(numbered[str(len(found))])
+    return found
 
 
 def _check(base: Vocabulary, tokens: tuple[AddedToken, ...]) -> None:

@@ -42,6 +42,11 @@ class Vocabulary(ABC):
     def unk_id(self) -> int:
         """The id of what the vocabulary cannot express."""
 
+    @property
+    @abstractmethod
+    def sentinel_ids(self) -> Sequence[int]:
+        """The ids that objectives put for spans: `<extra_id_0>`'s, `<extra_id_1>`'s, …"""
+
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without EOS. A tokenizer.json may begin every text with a token.
 

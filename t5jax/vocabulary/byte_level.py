@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from t5jax.vocabulary.base import Vocabulary
 
 FIRST_BYTE = 3  # the id of byte 0
+LAST_BYTE = FIRST_BYTE + 255
+BYTE_SENTINELS = 100
 BYTE_EXTRA_IDS = 125  # ByT5: 3 special ids + 256 bytes + 125 sentinels = 384
 
 
@@ -13,18 +17,37 @@ class ByteVocabulary(Vocabulary):
 
     The ids of `seqio.ByteVocabulary(extra_ids)`, except that vocab_size counts 125 sentinels
     unless told otherwise (seqio's default is none).
+
+    Args:
+      extra_ids: ids after the bytes. ByT5's checkpoints have rows for 125, which nothing trained.
+      first_sentinel: the id of `<extra_id_0>` in objectives. ByT5 reuses the last 100 byte ids,
+        258, 257, … (arXiv:2105.13626, section 3.1); UTF-8 has none of the first eleven. Folders
+        that older versions wrote have 258 + extra_ids: the extra ids, downwards.
+
+    Raises:
+      ValueError: another `first_sentinel`.
     """
 
     kind = "bytes"
     eos_id = 1
     unk_id = 2
 
-    def __init__(self, extra_ids: int = BYTE_EXTRA_IDS):
+    def __init__(self, extra_ids: int = BYTE_EXTRA_IDS, *, first_sentinel: int = LAST_BYTE):
         super().__init__(extra_ids)
+        if first_sentinel not in (LAST_BYTE, LAST_BYTE + extra_ids):
+            raise ValueError(
+                f"first_sentinel={first_sentinel}; use {LAST_BYTE} or {LAST_BYTE + extra_ids}"
+            )
+        self.first_sentinel = first_sentinel
 
     @property
     def vocab_size(self) -> int:
         return FIRST_BYTE + 256 + self.extra_ids
+
+    @property
+    def sentinel_ids(self) -> range:
+        count = BYTE_SENTINELS if self.first_sentinel == LAST_BYTE else self.extra_ids
+        return range(self.first_sentinel, self.first_sentinel - count, -1)
 
     def _encode(self, text: str) -> list[int]:
         return [byte + FIRST_BYTE for byte in text.encode("utf-8")]
@@ -38,11 +61,18 @@ class ByteVocabulary(Vocabulary):
         values = (i - FIRST_BYTE for i in ids)
         return bytes(v for v in values if 0 <= v < 256)
 
+    def description(self) -> dict[str, Any]:
+        return super().description() | {"first_sentinel": self.first_sentinel}
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ByteVocabulary) and self.extra_ids == other.extra_ids
+        return isinstance(other, ByteVocabulary) and self._key == other._key
 
     def __hash__(self) -> int:
-        return hash((self.kind, self.extra_ids))
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return (self.kind, self.extra_ids, self.first_sentinel)
 
     def __repr__(self) -> str:
         return f"ByteVocabulary(extra_ids={self.extra_ids})"

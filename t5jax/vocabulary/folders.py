@@ -10,7 +10,7 @@ import pydantic
 from t5jax.schema import Schema, read_json
 from t5jax.vocabulary.added_tokens import AddedToken, AddedTokensVocabulary
 from t5jax.vocabulary.base import DESCRIPTION, MOST_EXTRA_IDS, Vocabulary, path_of
-from t5jax.vocabulary.byte_level import BYTE_EXTRA_IDS, ByteVocabulary
+from t5jax.vocabulary.byte_level import BYTE_EXTRA_IDS, LAST_BYTE, ByteVocabulary
 from t5jax.vocabulary.huggingface import from_huggingface
 from t5jax.vocabulary.sentencepiece import SENTENCEPIECE_MODEL, SentencePieceVocabulary
 from t5jax.vocabulary.tokenizer_json import TOKENIZER_JSON, TokenizerJsonVocabulary
@@ -35,7 +35,9 @@ def load_vocabulary(folder: str | Path, extra_ids: int | None = None) -> Vocabul
     saved = read_json(path, _Description)
     n = saved.extra_ids if extra_ids is None else extra_ids
     if saved.kind == ByteVocabulary.kind:
-        return ByteVocabulary(n)
+        # Older versions did not say, and used the extra ids: what they began goes on so.
+        first = LAST_BYTE if saved.first_sentinel == LAST_BYTE else LAST_BYTE + n
+        return ByteVocabulary(n, first_sentinel=first)
     if saved.kind == SentencePieceVocabulary.kind:
         return SentencePieceVocabulary(folder / SENTENCEPIECE_MODEL, n)
     if saved.kind == TokenizerJsonVocabulary.kind:
@@ -57,6 +59,7 @@ def load_vocabulary(folder: str | Path, extra_ids: int | None = None) -> Vocabul
 class _Description(Schema):
     kind: Literal["bytes", "sentencepiece", "tokenizer_json", "added_tokens"]
     extra_ids: Annotated[int, pydantic.Field(ge=0, le=MOST_EXTRA_IDS)]
+    first_sentinel: int | None = None
 
 
 class _Names(Schema):

@@ -71,6 +71,13 @@ class SentencePieceVocabulary(Vocabulary):
     def unk_id(self) -> int:  # type: ignore[override]
         return self.processor.unk_id()
 
+    @property
+    def sentinel_ids(self) -> range:
+        size, count, piece = self.vocab_size, self.extra_ids, self.processor.id_to_piece
+        while not self.extra_ids and piece(size - 1 - count).lstrip("▁") == f"<extra_id_{count}>":
+            count += 1
+        return range(size - 1, size - 1 - count, -1)
+
     def _encode(self, text: str) -> list[int]:
         return self.processor.encode(text)
 

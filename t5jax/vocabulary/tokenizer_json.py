@@ -7,7 +7,7 @@ from typing import Any
 
 import tokenizers
 
-from t5jax.vocabulary.added_tokens import SENTINEL
+from t5jax.vocabulary.added_tokens import SENTINEL, in_order
 from t5jax.vocabulary.base import Vocabulary, path_of
 
 TOKENIZER_JSON = "tokenizer.json"
@@ -89,6 +89,10 @@ class TokenizerJsonVocabulary(Vocabulary):
     @property
     def unk_id(self) -> int:
         return self._unk_id
+
+    @property
+    def sentinel_ids(self) -> list[int]:
+        return in_order(self.tokenizer.get_vocab())
 
     def _encode(self, text: str) -> list[int]:
         # Special tokens are what the file adds of itself: T5's appends EOS.
