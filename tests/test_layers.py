@@ -7,9 +7,10 @@ import t5jax
 
 # From the bottom up: each may import what stands before it, and itself.
 ORDER = [
-    "paths", "text_files", "knobs", "schema", "yaml_files", "standard_streams", "user_code", "model", "config", "batch",
-    "sharding", "vocabulary", "decoding", "formats", "sizes", "programs", "generation", "text2text",
-    "bulk", "config_files", "tasks", "data", "evaluate", "comparison", "training", "cli",
+    "paths", "text_files", "knobs", "schema", "yaml_files", "standard_streams", "user_code",
+    "model", "config", "batch", "sharding", "vocabulary", "decoding", "formats", "sizes",
+    "programs", "generation", "text2text", "bulk", "config_files", "tasks", "data", "evaluate",
+    "comparison", "training", "cli",
 ]  # fmt: skip
 LIGHT = ORDER[: ORDER.index("tasks")]
 HEAVY = {"tensorflow", "seqio", "tensorflow_datasets", "torch"}
