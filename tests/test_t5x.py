@@ -229,28 +229,6 @@ def test_what_neither_arrays_nor_gin_tell_is_said_once_and_can_be_set(tmp_path, 
     assert "mlp/wi_0/kernel (and 9 more) has no place in this model" in capsys.readouterr().err
 
 
-def test_a_run_that_starts_from_such_a_checkpoint_says_or_is_told_it(tmp_path, capsys):
-    from t5jax.training.loop import open_init, resolve
-
-    folder = write(tmp_path / "a", as_t5x(random_torch(SMALL), SMALL))
-    tree = {
-        "init": str(folder),
-        "vocabulary": "bytes",
-        "data": {"mixture": "pronounce"},
-        "run_dir": str(tmp_path / "run"),
-    }
-    config, _ = resolve(tree)
-    assert config.model.feed_forward_proj == "gated-gelu"
-    assert "taken as feed_forward_proj=gated-gelu" in capsys.readouterr().err
-    tree["model"] = {"feed_forward_proj": "gated-silu", "encoder_attention_type": "full"}
-    config, _ = resolve(tree)
-    assert open_init(config).config.feed_forward_proj == "gated-silu"
-    assert capsys.readouterr().err == ""
-    tree["model"]["d_ff"] = 7
-    with pytest.raises(ValueError, match=r"model\.d_ff=7, but the checkpoint"):
-        resolve(tree)
-
-
 def test_paths_with_dots_and_a_home_are_read_and_written(tmp_path, monkeypatch):
     t5 = t5jax.Text2Text(SMALL, lively_params(SMALL), None)
     (tmp_path / "here").mkdir()

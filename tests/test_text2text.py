@@ -1,5 +1,6 @@
 """`load` and `Text2Text`: texts in, texts out, and what is written can be read."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import t5jax
+from t5jax.formats.detect import open_checkpoint
 from t5jax.generation import Encoded
 from t5jax.model.quantized import Scheme
 from t5jax.text2text import Text2Text
@@ -166,6 +168,32 @@ def test_an_argument_of_another_type_is_named(call, error, said):
     with pytest.raises(error, match=said) as caught:
         call(shared_text2text())
     assert "\n" not in str(caught.value)
+
+
+def test_no_value_of_model_json_is_a_traceback(tmp_path):
+    tiny_text2text().save(tmp_path / "m")
+    file = tmp_path / "m" / "model.json"
+    (tmp_path / "m" / "checksums.json").unlink()  # as an editor would
+    content = json.loads(file.read_text())
+    paths = [("model",), ("generation",), ("max_input_length",), ("quantized",)]
+    paths += [("model", name) for name in content["model"]]
+    for path in paths:
+        for value in ([], {}, [[]], "x", 1.5, True, 10**10, 10**400, -1, None):
+            changed = json.loads(json.dumps(content))
+            (changed if len(path) == 1 else changed["model"])[path[-1]] = value
+            file.write_text(json.dumps(changed))
+            try:
+                with pytest.warns(UserWarning, match="no checksums"):
+                    open_checkpoint(tmp_path / "m")
+            except ValueError as error:
+                assert "\n" not in str(error) and str(tmp_path) in str(error), (path, value)
+    for text in ("[]", "", "{", "[" * 10**5, "null"):
+        file.write_text(text)
+        with (
+            pytest.warns(UserWarning, match="no checksums"),
+            pytest.raises(ValueError, match=r"model\.json"),
+        ):
+            open_checkpoint(tmp_path / "m")
 
 
 def test_dtypes_are_names_or_dtypes(tmp_path):
