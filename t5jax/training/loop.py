@@ -49,7 +49,7 @@ from t5jax.vocabulary import Vocabulary, load_vocabulary, make_vocabulary
 
 # What a run cannot change once it has begun: parameters, data order or optimizer state would no
 # longer be the run's. Everything else may differ when it goes on.
-FIXED = ("model", "vocabulary", "data", "optimizer.name", "training.seed")
+FIXED = ("model", "vocabulary", "data", "optimizer.name", "optimizer.freeze", "training.seed")
 FREE = ("data.prefetch", "data.modules")
 
 CONFIG_FILE = "config.yaml"
@@ -221,6 +221,7 @@ class Run:
                 self.schedule,
                 training,
                 param_shardings=self.layout.shardings.params,
+                trained=self.layout.trained,
             ),
             in_shardings=(self.layout.shardings, rows),
             out_shardings=(self.layout.shardings, sharding.replicated(mesh)),
