@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,7 +36,7 @@ def read_config(file: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
             place = place[section]
             if not isinstance(place, dict):
                 raise ValueError(f"{override!r}: {section} is no section")
-        place[key] = parse_yaml(text, override)
+        place[key] = parse_yaml(text, f"--{name}")
     return tree
 
 
@@ -52,14 +52,12 @@ def build_config(
     tree: Mapping[str, Any],
     vocabulary: Vocabulary | None = None,
     initial: T5Config | None = None,
-    assumed: Iterable[str] = (),
 ) -> RunConfig:
     """The typed, frozen configuration.
 
     `model.variant` fills the model's fields; with a `vocabulary` the embedding gets as many rows
     as that needs, rounded up to 128, unless `model.vocab_size` is given. A run that starts from a
-    checkpoint has its architecture, `initial`; only dropout may be another, and the fields
-    `assumed`, which its files do not tell.
+    checkpoint has its architecture, `initial`; only dropout may be another.
 
     Raises:
       ValueError: an unknown key (the nearest right one is named), a value of a wrong type, or a
@@ -80,7 +78,7 @@ def build_config(
     config = _build(RunConfig, tree, "")
     config = dataclasses.replace(config, model=_build(T5Config, model, "model", base))
     for name, theirs, ours in () if initial is None else differences(initial, config.model):
-        if name not in ("dropout", *assumed):
+        if name != "dropout":
             raise ValueError(
                 f"model.{name}={ours}, but the checkpoint {config.init} has {theirs}; leave it out"
             )

@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 # JAX counts in int32, so no size, step or seed is larger.
 LARGEST = 2**31 - 1
+# Of float32, which is what is computed with: what is smaller would count as 0.
+TINIEST, GREATEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +125,8 @@ def check_value(name: str, value: Any, kind: Any, within: Range | None = None) -
         checked = _converted(value, _plain(kind))
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name}={short(value)} must be {wanted(kind, within)}") from None
+    if type(checked) is float and checked and not TINIEST <= abs(checked) <= GREATEST:
+        raise ValueError(f"{name}={short(value)} must be a number that float32 can hold")
     if within is not None and checked not in within:
         raise ValueError(f"{name}={short(value)} must be {within}")
     if type(checked) is int and within is not None and within.most is None and checked > LARGEST:

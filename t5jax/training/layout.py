@@ -26,7 +26,6 @@ from t5jax.model.parameters import (
     unstack,
     unstack_axes,
 )
-from t5jax.training import freezing
 from t5jax.training.checkpoints import abstract_state
 from t5jax.training.optimizers import make_optimizer, optimizer_state_axes
 from t5jax.training.step import TrainState, init_state
@@ -43,7 +42,6 @@ class Layout:
       abstract: a TrainState of jax.ShapeDtypeStruct with those shardings.
       begin: parameters with stacked layers -> the state before the first step, in place.
       fresh: a random key -> the same, with new parameters.
-      trained: what `freezing.trained` gives; None where nothing is frozen.
     """
 
     model: T5Config
@@ -52,7 +50,6 @@ class Layout:
     abstract: TrainState
     begin: Callable[[Params], TrainState]
     fresh: Callable[[jax.Array], TrainState]
-    trained: Params | None = None
 
 
 def make_layout(config: RunConfig, mesh: Mesh, *, stacked: bool) -> Layout:
@@ -60,13 +57,7 @@ def make_layout(config: RunConfig, mesh: Mesh, *, stacked: bool) -> Layout:
     axes, shapes = logical_axes(config.model), abstract_params(config.model)
     if not stacked:
         axes, shapes = unstack_axes(axes, config.model), jax.eval_shape(unstack, shapes)
-    trained = moments = None
-    if config.optimizer.freeze:
-        trained = freezing.trained(config.optimizer.freeze, config.model)
-        moments = freezing.with_moments(trained, config.model, stacked=stacked)
-        if not stacked:
-            trained = unstack(trained, config.model)
-    optimizer = make_optimizer(config.optimizer, axes, config.training.steps, moments)
+    optimizer = make_optimizer(config.optimizer, axes, config.training.steps)
 
     def begin(params: Params) -> TrainState:
         if not stacked:
@@ -79,10 +70,7 @@ def make_layout(config: RunConfig, mesh: Mesh, *, stacked: bool) -> Layout:
     none: Any = PartitionSpec()
     places = sharding.shardings(
         TrainState(
-            none,
-            axes,
-            optimizer_state_axes(optimizer, config.optimizer, axes, shapes, moments),
-            none,
+            none, axes, optimizer_state_axes(optimizer, config.optimizer, axes, shapes), none
         ),
         mesh,
     )
@@ -93,7 +81,6 @@ def make_layout(config: RunConfig, mesh: Mesh, *, stacked: bool) -> Layout:
         abstract_state(jax.eval_shape(fresh, jax.random.key(0)), places),
         jax.jit(begin, out_shardings=places),
         jax.jit(fresh, out_shardings=places),
-        trained,
     )
 
 
