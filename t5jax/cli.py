@@ -30,6 +30,7 @@ from t5jax import standard_streams
 from t5jax.decoding.option_values import Bias, Decay, EarlyStopping, Ids, Phrase
 from t5jax.decoding.options import GenerationOptions
 from t5jax.knobs import add_number
+from t5jax.paths import user_path
 
 # What a user can mend: one line, no traceback. Set T5JAX_TRACEBACK=1 to see where it came from.
 MISTAKES = (ValueError, FloatingPointError, MemoryError, OSError)
@@ -223,7 +224,7 @@ def _eval(arguments: argparse.Namespace) -> None:
         resamples=arguments.resamples,
     )
     results = evaluation.run(t5, **options)
-    out = Path(arguments.out or Path(arguments.checkpoint) / "eval")
+    out = user_path(arguments.out or Path(arguments.checkpoint) / "eval")
     write_results(out, results, {"checkpoint": arguments.checkpoint, "split": arguments.split})
     for task, result in results.items():
         print(f"{task} ({arguments.split})")
@@ -449,6 +450,7 @@ def _generate(arguments: argparse.Namespace) -> None:
                 "dtype": arguments.dtype,
                 "quantize": arguments.quantize,
                 "float_head": arguments.float_head,
+                "set": arguments.set,
                 "options": options,
             }
             output, done = stack.enter_context(unfinished(arguments.output, job))
@@ -535,6 +537,31 @@ def _add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     _add_quantization(parser)
     parser.add_argument("--vocabulary", help="`bytes` or a SentencePiece file (the checkpoint's)")
+    _add_set(parser, "CHECKPOINT")
+
+
+def _add_set(parser: argparse.ArgumentParser, source: str) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help=f"a field of the architecture that {source} does not tell (T5X: feed_forward_proj); "
+        "repeatable",
+    )
+
+
+def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What --set says."""
+    from t5jax.yaml_files import parse_yaml
+
+    fields = {}
+    for item in arguments.set:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"--set {item} must be FIELD=VALUE")
+        fields[name] = parse_yaml(value, f"--set {item}")
+    return fields
 
 
 def _add_quantization(parser: argparse.ArgumentParser, more: str = "") -> None:
@@ -561,6 +588,8 @@ def _load(arguments: argparse.Namespace, path: str | None = None) -> t5jax.Text2
         vocabulary=arguments.vocabulary,
         quantize=arguments.quantize,
         quantize_head=not arguments.float_head,
+        # An assistant's files tell, or do not, on their own.
+        **({} if path else _fields(arguments)),
     )
 
 
@@ -660,7 +689,11 @@ def _add_convert(commands: Any) -> None:
     parser.add_argument("source", metavar="SRC", help="a folder, or an id of the Hugging Face hub")
     parser.add_argument("target", metavar="DST", help="the folder to write")
     parser.add_argument("--format", required=True, choices=FORMATS)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="(as in SRC)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the written parameters; float16 holds what is at most 65,504 (as in SRC)",
+    )
     _add_quantization(parser, "; --format t5jax only")
     parser.add_argument("--vocabulary", help="`bytes` or a SentencePiece file (that of SRC)")
     parser.add_argument(
@@ -670,13 +703,7 @@ def _add_convert(commands: Any) -> None:
         metavar="PATTERN",
         help="regular expression of tensors that may be left out, or start from zeros; repeatable",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="a field of the architecture that SRC does not tell (T5X: feed_forward_proj)",
-    )
+    _add_set(parser, "SRC")
     parser.set_defaults(run=_convert)
 
 
@@ -684,22 +711,19 @@ def _convert(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from t5jax.formats.detect import open_checkpoint, write_checkpoint
+    from t5jax.formats.detect import open_checkpoint, report_assumed, write_checkpoint
     from t5jax.model.quantized import Scheme
-    from t5jax.yaml_files import parse_yaml
 
-    if Path(arguments.target).exists():
+    if user_path(arguments.target).exists():
         raise FileExistsError(f"{arguments.target} exists; choose another folder or delete it")
     _check_quantization(arguments)
-    changes = {}
-    for item in arguments.set:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise ValueError(f"--set {item} must be FIELD=VALUE")
-        changes[name] = parse_yaml(value, f"--set {item}")
     checkpoint = open_checkpoint(
-        arguments.source, vocabulary=arguments.vocabulary, allow=arguments.allow, **changes
+        arguments.source,
+        vocabulary=arguments.vocabulary,
+        allow=arguments.allow,
+        **_fields(arguments),
     )
+    report_assumed(arguments.source, checkpoint)
     dtype = None if arguments.dtype is None else jnp.dtype(arguments.dtype)
     if arguments.quantize:
         source, scheme = checkpoint, Scheme(arguments.quantize, not arguments.float_head)

@@ -87,6 +87,11 @@ class OptimizerConfig(Section):
     weight_decay: float = knob(
         0.0, "decay of weights a step, times the rate; not norms or biases", least=0
     )
+    freeze: tuple[str, ...] = knob(
+        (),
+        "regular expressions of parameters that stay as they are, matched against whole paths with "
+        "layers apart: `encoder/.*`, `.*/layers_0/.*`, `token_embedder/.*`",
+    )
     clip_norm: float | None = knob(
         None, "largest global norm of the gradient; none by default", above=0
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,12 +52,14 @@ def build_config(
     tree: Mapping[str, Any],
     vocabulary: Vocabulary | None = None,
     initial: T5Config | None = None,
+    assumed: Iterable[str] = (),
 ) -> RunConfig:
     """The typed, frozen configuration.
 
     `model.variant` fills the model's fields; with a `vocabulary` the embedding gets as many rows
     as that needs, rounded up to 128, unless `model.vocab_size` is given. A run that starts from a
-    checkpoint has its architecture, `initial`; only dropout may be another.
+    checkpoint has its architecture, `initial`; only dropout may be another, and the fields
+    `assumed`, which its files do not tell.
 
     Raises:
       ValueError: an unknown key (the nearest right one is named), a value of a wrong type, or a
@@ -78,7 +80,7 @@ def build_config(
     config = _build(RunConfig, tree, "")
     config = dataclasses.replace(config, model=_build(T5Config, model, "model", base))
     for name, theirs, ours in () if initial is None else differences(initial, config.model):
-        if name != "dropout":
+        if name not in ("dropout", *assumed):
             raise ValueError(
                 f"model.{name}={ours}, but the checkpoint {config.init} has {theirs}; leave it out"
             )

@@ -41,8 +41,9 @@ def check(schema: type[T], value: Any, source: str | Path) -> T:
     Raises:
       ValueError: the first field that does not fit, as `source: field: value: what was wanted`.
     """
+    adapter: Any = _adapter
     try:
-        return _adapter(schema).validate_python(value)
+        return adapter(schema).validate_python(value)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

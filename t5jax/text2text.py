@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,12 +20,15 @@ from t5jax.decoding.controls import LogitsProcessor
 from t5jax.decoding.options import GenerationOptions
 from t5jax.formats import generation_defaults
 from t5jax.formats.checkpoint import Checkpoint, placements, tensors_of
-from t5jax.formats.detect import open_checkpoint, write_checkpoint
+from t5jax.formats.detect import open_checkpoint, report_assumed, write_checkpoint
 from t5jax.generation import LENGTH_BUCKETS, Decoder, Encoded, Generation, Request, bucket, gather
+from t5jax.knobs import Range, check_value
 from t5jax.model.config import T5Config
 from t5jax.model.network import T5
 from t5jax.model.parameters import Params, abstract_params, for_inference, from_inference
 from t5jax.model.quantized import Kind, Quantized, Scheme, dequantize, map_kernels, scheme_of
+from t5jax.model.quantized import quantize as quantize_tree
+from t5jax.schema import short
 from t5jax.vocabulary import Vocabulary
 from t5jax.vocabulary.texts import pieces
 
@@ -40,14 +44,19 @@ class Text2Text:
       params: the parameter tree with stacked layers, as `t5jax.model.parameters.init_params`
         makes it, or laid out by `for_inference`; leaves may lie on host or device.
       vocabulary: turns text to ids and back. Without one (None) all that works on ids works.
-      dtype: "float32" or "bfloat16": what parameters are stored in and computed with. Norms,
-        softmax and logits are float32.
+      dtype: "float32" or "bfloat16", or such a dtype: what parameters are stored in and computed
+        with. Norms, softmax and logits are float32.
       mesh: devices to spread the parameters over; default: one device.
       generation: default options of `generate`.
       max_input_length: tokens of a text that are used, its EOS counted; None: all.
 
+    Attributes:
+      dtype: np.dtype of what is not quantized, and of computation.
+      generation, max_input_length, mesh: as given.
+
     Raises:
-      ValueError: a parameter is missing or does not fit the configuration.
+      ValueError: a parameter is missing or does not fit the configuration. TypeError: an argument
+        is of another type.
     """
 
     def __init__(
@@ -56,11 +65,14 @@ class Text2Text:
         params: Params,
         vocabulary: Vocabulary | None,
         *,
-        dtype: str = "float32",
+        dtype: Any = "float32",
         mesh: Mesh | None = None,
         generation: GenerationOptions | None = None,
         max_input_length: int | None = None,
     ) -> None:
+        dtype = dtype_of(dtype)
+        _need_type("mesh", mesh, Mesh | None, "a jax.sharding.Mesh")
+        _need_type("vocabulary", vocabulary, Vocabulary | None, "a Vocabulary, or None")
         if vocabulary is not None and vocabulary.vocab_size > config.vocab_size:
             raise ValueError(
                 f"the vocabulary has {vocabulary.vocab_size} ids, the embedding only "
@@ -69,7 +81,7 @@ class Text2Text:
         check_params(config, params)
         self.config = config
         self._vocabulary = vocabulary
-        self.dtype = jnp.dtype(dtype)
+        self.dtype = dtype
         self.model = T5(config, dtype=self.dtype)
         self.generation = generation or GenerationOptions()
         self.max_input_length = max_input_length
@@ -83,7 +95,8 @@ class Text2Text:
     def params(self) -> Params:
         """The parameter tree with stacked layers, in `dtype`; made anew at each access.
 
-        Kernels of a quantized model are expanded to float32.
+        Kernels of a quantized model are expanded to float32 each time: four times the memory that
+        an int8 model holds, eight times that of an int4 one.
         """
         # Decoding wants another layout, and holding both would double the memory.
         # New dictionaries all through: whoever edits the tree does not edit this model.
@@ -98,6 +111,55 @@ class Text2Text:
                 "SentencePiece file) gives it one, and ids work without"
             )
         return self._vocabulary
+
+    @property
+    def quantization(self) -> Scheme | None:
+        """How kernels are held: kind ("int8" or "int4") and whether the head is; None: in dtype."""
+        return scheme_of(self._params)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the parameters as they are held, counted once however many devices have them."""
+        return sum(x.nbytes for x in jax.tree.leaves(self._params))
+
+    def cast(self, dtype: Any) -> Text2Text:
+        """A new model that holds what is not quantized, and computes, in `dtype`.
+
+        It generates what `load(…, dtype=dtype)` would, but that to float32 nothing comes back which
+        bfloat16 has rounded off. What is in `dtype` already is shared, not copied.
+        """
+        return self._with(self._params, dtype)
+
+    def quantize(self, kind: Kind, *, head: bool = True) -> Text2Text:
+        """A new model with kernels in "int8" or "int4".
+
+        Of a float32 model it generates what `load(…, quantize=kind, quantize_head=head)` would.
+
+        Raises:
+          ValueError: an unknown kind; or this model is quantized already, in another way.
+        """
+        scheme, have = Scheme(kind, head), self.quantization
+        if have == scheme:
+            return self._with(self._params, self.dtype)
+        if have is not None:
+            raise ValueError(
+                f"this model is quantized already, as {have}; {scheme} can only be made of the one "
+                "that it was made from"
+            )
+        with sharding.use(self.mesh):
+            params = jax.jit(functools.partial(quantize_tree, scheme=scheme))(self._params)
+        return self._with(params, self.dtype)
+
+    def _with(self, params: Params, dtype: Any) -> Text2Text:
+        return Text2Text(
+            self.config,
+            params,
+            self._vocabulary,
+            dtype=dtype,
+            mesh=self.mesh,
+            generation=self.generation,
+            max_input_length=self.max_input_length,
+        )
 
     def encode(self, texts: str | Sequence[str]) -> Encoded:
         """Texts -> encoder output; give it to `generate` any number of times."""
@@ -120,7 +182,8 @@ class Text2Text:
 
     def score(self, inputs: str | Sequence[str], targets: str | Sequence[str]) -> np.ndarray:
         """float32[B]: log p(target | input) in nats, summed over the target's tokens and EOS."""
-        return self.score_ids(self.text_ids(inputs), self.target_ids(targets))
+        ids = self.text_ids(_texts("inputs", inputs))
+        return self.score_ids(ids, self.target_ids(targets))
 
     def score_ids(self, input_ids: Any, target_ids: Any, *, batch_size: int = 64) -> np.ndarray:
         """int[B, S], int[B, T] (0 = padding) -> float32[B]: log p(target | input) in nats."""
@@ -329,6 +392,10 @@ class Text2Text:
             return request
         if isinstance(prefix, str):
             prefix = [prefix] * inputs
+        elif not isinstance(prefix, Sequence | np.ndarray) or isinstance(prefix, bytes):
+            raise TypeError(
+                f"decoder_prefix={short(prefix)} must be a text, or a text or ids for each input"
+            )
         elif single and len(prefix) and isinstance(prefix[0], int | np.integer):
             prefix = [prefix]
         if len(prefix) != inputs:
@@ -365,6 +432,7 @@ class Text2Text:
             if count is not None:
                 raise ValueError(f"num_assistant_tokens={count} needs an assistant_model")
             return None
+        _need_type("assistant_model", model, Text2Text, "a Text2Text, as load gives it")
         model._need_decoder()
         if beams > 1:
             raise ValueError(f"num_beams={beams} cannot be assisted; leave assistant_model out")
@@ -399,19 +467,21 @@ class Text2Text:
         weights = np.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, missing)])
         return dataclasses.replace(result, cross_attention=weights)
 
-    def save(self, path: str | Path, format: str = "t5jax", dtype: str | None = None) -> None:
+    def save(self, path: str | Path, format: str = "t5jax", dtype: Any = None) -> None:
         """Writes the model to a folder that does not exist yet; `load` reads it.
 
         Args:
           path: the folder.
           format: "t5jax", "hf" (transformers reads it) or "t5x".
-          dtype: "float32" or "bfloat16", of the written parameters; None: as they are.
+          dtype: "float32", "bfloat16" or "float16", of the written parameters; None: as they are.
 
         Raises:
-          ValueError: unknown format, or one that has no such model.
+          ValueError: unknown format, or one that has no such model; with float16 a value past
+            65,504, its largest.
           FileExistsError: `path` exists.
         """
-        quantized = scheme_of(self._params) is not None
+        dtype = None if dtype is None else dtype_of(dtype, also="float16")
+        quantized = self.quantization is not None
 
         def cast(dtype: Any) -> Params:
             # Quantized kernels stay what they are.
@@ -428,8 +498,9 @@ class Text2Text:
             max_input_length=self.max_input_length,
             stacked=lambda dtype, mesh: jax.tree.map(lambda x: x.astype(dtype), self.params),
             quantized=(lambda dtype, mesh: cast(dtype)) if quantized else None,
+            scheme=self.quantization,
         )
-        write_checkpoint(path, checkpoint, format, dtype=dtype and jnp.dtype(dtype))
+        write_checkpoint(path, checkpoint, format, dtype=dtype)
 
     def _need_decoder(self) -> None:
         if self.config.encoder_only:
@@ -441,9 +512,8 @@ class Text2Text:
 
         The first cut is reported on stderr, with the number of tokens lost.
         """
-        texts = [texts] if isinstance(texts, str) else texts
         rows = []
-        for text in texts:
+        for text in _texts("texts", texts):
             ids = self.vocabulary.encode(text)
             limit = self.max_input_length
             if limit is not None and len(ids) + 1 > limit:
@@ -460,7 +530,7 @@ class Text2Text:
 
     def target_ids(self, texts: str | Sequence[str]) -> np.ndarray:
         """Texts -> int32[B, T], each whole with its EOS, padded with `config.pad_token_id`."""
-        texts = [texts] if isinstance(texts, str) else texts
+        texts = _texts("targets", texts)
         ids = [[*self.vocabulary.encode(text), self.config.eos_token_id] for text in texts]
         return self._pad(ids)
 
@@ -498,7 +568,7 @@ class Text2Text:
 
 def load(
     path: str | Path,
-    dtype: str = "float32",
+    dtype: Any = "float32",
     mesh: Mesh | None = None,
     *,
     vocabulary: str | Path | Vocabulary | None = None,
@@ -516,14 +586,15 @@ def load(
 
     Args:
       path: the folder, or the id of a model on the Hugging Face hub.
-      dtype: "float32" or "bfloat16": of the parameters and of computation, but for norms, softmax
-        and logits, which are float32.
+      dtype: "float32" or "bfloat16", or such a dtype: of the parameters and of computation, but for
+        norms, softmax and logits, which are float32. float16 is refused: T5's activations reach
+        past 65,504. A float16 file loads into both.
       mesh: devices to spread the parameters over; default: the first device.
       vocabulary: in place of the checkpoint's: a `Vocabulary`, "bytes", or a SentencePiece file.
       allow: regular expressions of tensors that the files may hold in vain, or lack.
       quantize: "int8" keeps the kernels in a quarter of float32's bytes: faster where few rows are
         decoded, and a little less exact; "int4" in an eighth, slower and less exact than "int8".
-        Default: as the checkpoint is.
+        Default: as the checkpoint is. One that is quantized already stays as it is.
       quantize_head: whether the output head is among them, the embedding where that is the head.
       changes: fields of `T5Config` that are to be otherwise than the checkpoint says.
 
@@ -531,14 +602,17 @@ def load(
       FileNotFoundError: nothing is there. ValueError: what is there is damaged, incomplete, or of
         no known format.
     """
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype={dtype!r} must be 'float32' or 'bfloat16'")
+    dtype = dtype_of(dtype)
+    _need_type("mesh", mesh, Mesh | None, "a jax.sharding.Mesh")
+    if quantize is None and not quantize_head:
+        raise ValueError("quantize_head=False needs quantize; without it every head is as it is")
     scheme = None if quantize is None else Scheme(quantize, quantize_head)
     checkpoint = open_checkpoint(path, vocabulary=vocabulary, allow=allow, **changes)
+    report_assumed(path, checkpoint)
     keep_compiled_programs()
     return Text2Text(
         checkpoint.config,
-        checkpoint.params(jnp.dtype(dtype), mesh, inference=True, quantize=scheme),
+        checkpoint.params(dtype, mesh, inference=True, quantize=scheme),
         checkpoint.vocabulary,
         dtype=dtype,
         mesh=mesh,
@@ -547,6 +621,57 @@ def load(
         ),
         max_input_length=checkpoint.max_input_length,
     )
+
+
+def dtype_of(value: Any, also: str = "") -> np.dtype:
+    """A dtype that models are held in, from its name or itself; `also` names one more.
+
+    Raises:
+      ValueError: it is another one, or none.
+    """
+    names = ("float32", "bfloat16", also)
+    try:
+        found = jnp.dtype(value)
+    except TypeError:
+        found = None
+    if value is not None and found is not None and found.name in names:
+        return found
+    reason = ""
+    if found == np.float16:
+        reason = ": values in T5's MLPs pass float16's largest, 65,504; bfloat16 goes to 3e38"
+    wanted = " or ".join(repr(name) for name in names if name)
+    raise ValueError(f"dtype={short(value)} must be {wanted}{reason}")
+
+
+def _need_type(name: str, value: Any, kind: Any, wanted: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}={short(value)} must be {wanted}")
+
+
+def _texts(name: str, texts: Any) -> list[str]:
+    """One text or several as a list.
+
+    Raises:
+      TypeError: it is none, or one of them is no str. ValueError: one cannot be written as UTF-8.
+    """
+    if isinstance(texts, str):
+        found = [texts]
+    elif isinstance(texts, bytes | bytearray | Mapping) or not isinstance(texts, Iterable):
+        raise TypeError(f"{name}={short(texts)} must be a str, or a list of them")
+    else:
+        found = list(texts)
+    for i, text in enumerate(found):
+        where = name if isinstance(texts, str) else f"{name}[{i}]"
+        if not isinstance(text, str):
+            raise TypeError(f"{where}={short(text)} must be a str")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{where}={short(text)} is no text: character {error.start} is half of a "
+                "surrogate pair"
+            ) from None
+    return found
 
 
 def keep_compiled_programs() -> None:
@@ -596,8 +721,7 @@ def _place(config: T5Config, params: Params, dtype: Any, mesh: Mesh | None) -> P
 
 def _by_length(used: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     """bool[B, S], False at padding -> row numbers in batches of like length, longest first."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    check_value("batch_size", batch_size, int, Range(least=1))
     lengths = np.where(used, np.arange(1, used.shape[1] + 1), 0).max(axis=1, initial=0)
     order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(order), batch_size):

@@ -15,10 +15,12 @@ from t5jax.formats.detect import open_checkpoint
 from t5jax.model.config import T5Config
 from t5jax.model.network import T5
 from t5jax.model.parameters import logical_axes
+from t5jax.training.loop import open_init, resolve
 from t5jax.training.optimizers import make_optimizer
 from t5jax.training.schedules import make_schedule
 from t5jax.training.step import init_state, make_step
 from t5jax.vocabulary import ByteVocabulary
+from tests import test_t5x
 from tests.models import lively_params, tiny_text2text
 from tests.reference import ragged_ids, random_torch, torch
 
@@ -135,3 +137,23 @@ def test_a_checkpoint_without_a_vocabulary_asks_for_one(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", config_file(tmp_path, init=str(tmp_path / "hf"))])
     assert "came without a vocabulary" in capsys.readouterr().err
+
+
+def test_what_a_t5x_checkpoint_does_not_tell_is_said_or_set_in_the_config(tmp_path, capsys):
+    folder = test_t5x.write(tmp_path / "a", test_t5x.as_t5x(random_torch(SMALL), SMALL))
+    tree = {
+        "init": str(folder),
+        "vocabulary": "bytes",
+        "data": {"mixture": "pronounce"},
+        "run_dir": str(tmp_path / "run"),
+    }
+    config, _ = resolve(tree)
+    assert config.model.feed_forward_proj == "gated-gelu"
+    assert "taken as feed_forward_proj=gated-gelu" in capsys.readouterr().err
+    tree["model"] = {"feed_forward_proj": "gated-silu", "encoder_attention_type": "full"}
+    config, _ = resolve(tree)
+    assert open_init(config).config.feed_forward_proj == "gated-silu"
+    assert capsys.readouterr().err == ""
+    tree["model"]["d_ff"] = 7
+    with pytest.raises(ValueError, match=r"model\.d_ff=7, but the checkpoint"):
+        resolve(tree)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from flax.traverse_util import unflatten_dict
 import t5jax
 from t5jax.decoding.options import GenerationOptions
 from t5jax.formats.detect import open_checkpoint
+from t5jax.formats.huggingface_config import ConfigJson
 from t5jax.model.config import T5Config
 from t5jax.vocabulary import train_sentencepiece
 from tests.models import lively_params, tiny_text2text
@@ -513,7 +515,11 @@ def test_a_missing_shard_and_a_shard_without_its_tensor_are_named(folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "lacks nowhere" in broken(folder)
     (folder / "model.safetensors.index.json").write_text("{")
-    assert "index.json is damaged" in broken(folder)
+    assert "index.json is not JSON" in broken(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 3}}')
+    assert "weight_map.a: 3: input should be a valid string" in broken(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b"}}')
+    assert "'../b' must be the name of a file beside it" in broken(folder)
 
 
 def edit(folder, **fields):
@@ -548,6 +554,143 @@ def test_unused_and_missing_names_can_be_allowed(folder):
     checkpoint = open_checkpoint(folder, allow=r"encoder/layers_2/.*")
     assert len(checkpoint.missing) == 9
     assert not checkpoint.params()["encoder"]["layers"]["mlp"]["wo"][2].any()
+
+
+WRONG = ([], {}, [[]], "x", 1.5, True, 10**10, 10**400, -1, [None], {"a": {}})
+
+
+@pytest.mark.parametrize("name", [*ConfigJson.model_fields, "max_length", "num_beams"])
+def test_no_value_of_a_config_is_a_traceback(folder, name):
+    """It loads, or one line says what is wrong with which file."""
+    for value in WRONG:
+        edit(folder, **{name: value})
+        try:
+            open_checkpoint(folder)
+        except ValueError as error:
+            assert "\n" not in str(error) and str(folder) in str(error), (name, value)
+            assert len(str(error)) < 400
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", "", "{", "[" * 10**5, '{"a":' * 10**5])
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_what_is_no_object_is_named_by_its_file(folder, file, text):
+    (folder / file).write_text(text)
+    message = broken(folder)
+    assert file in message and len(message) < 400
+
+
+def test_sizes_are_compared_with_the_files_before_there_is_memory_for_them(folder):
+    for name in ("vocab_size", "num_layers", "num_decoder_layers", "d_ff", "num_heads", "d_model"):
+        for value in (10**4, 10**12):
+            edit(folder, **{name: value})
+            began = time.monotonic()
+            assert str(folder) in broken(folder)
+            assert time.monotonic() - began < 20
+        edit(folder, **{name: getattr(SMALL, name)})
+
+
+def test_the_header_of_a_safetensors_file_is_checked(folder):
+    from safetensors.numpy import save_file
+
+    edit(folder, tie_word_embeddings=False)
+    file = folder / "model.safetensors"
+    save_file({"shared.weight": np.zeros((3, 3), np.int8)}, file)
+    assert "shared.weight is I8; tensors of float64, float32" in broken(folder)
+
+
+# Copies of one tensor
+
+
+def with_tensors(folder, **tensors):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    save_file(state | tensors, folder / "model.safetensors")
+
+
+def test_tables_that_differ_are_refused(folder):
+    table = torch.zeros(384, 64)
+    with_tensors(folder, **{"decoder.embed_tokens.weight": table})
+    assert "decoder.embed_tokens.weight differs from shared.weight" in broken(folder)
+
+
+def test_a_shared_bias_may_be_there_for_every_layer_and_must_be_the_same(folder):
+    from safetensors.torch import load_file
+
+    name = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
+    bias = load_file(folder / "model.safetensors")[name.format(0)]
+    with_tensors(folder, **{name.format(1): bias.clone()})
+    assert not open_checkpoint(folder).unused
+    bias[3, 1] += 1
+    with_tensors(folder, **{name.format(1): bias})
+    assert f"{name.format(1)} differs from {name.format(0)}" in broken(folder)
+
+
+def test_a_head_that_is_to_be_the_embedding_and_is_not_is_refused(folder):
+    """Where the caller says so; by itself a head in the file is one of its own."""
+    assert not open_checkpoint(folder).config.tie_word_embeddings
+    assert "lm_head.weight differs from shared.weight" in broken(folder, tie_word_embeddings=True)
+
+
+# Files of torch's
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", None])
+def test_a_state_dict_is_found_where_trainers_put_it(tmp_path, key):
+    model = random_torch(SMALL)
+    folder = write_folder(tmp_path / "a", model, weights="none")
+    state = dict(model.named_parameters())  # which require gradients
+    torch.save({key: state, "epoch": 3} if key else state, folder / "pytorch_model.bin")
+    read = open_checkpoint(folder).tensors["head/kernel"].read()
+    np.testing.assert_array_equal(read, model.lm_head.weight.detach().numpy().T)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (lambda x: x.to_sparse(), "sparse"),
+        (lambda x: x.to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (lambda x: x.to(torch.int8), "int8"),
+        (lambda x: 3, "a int"),
+        (lambda x: [x], "a list"),
+    ],
+)
+def test_a_tensor_of_another_kind_is_named(tmp_path, value, said):
+    model = random_torch(SMALL)
+    folder = write_folder(tmp_path / "a", model, weights="none")
+    state = model.state_dict() | {"lm_head.weight": value(model.state_dict()["lm_head.weight"])}
+    torch.save(state, folder / "pytorch_model.bin")
+    message = broken(folder)
+    assert "lm_head.weight is" in message and said in message
+
+
+def test_a_file_without_a_state_dict_is_named(tmp_path):
+    folder = write_folder(tmp_path / "a", random_torch(SMALL), weights="none")
+    torch.save([torch.zeros(3)], folder / "pytorch_model.bin")
+    assert "holds 'list', no state dict" in broken(folder)
+
+
+def test_float16_is_read_exactly_and_written_where_it_fits(tmp_path):
+    model = random_torch(SMALL).to(torch.float16)
+    folder = write_folder(tmp_path / "a", model)
+    expected = model.lm_head.weight.detach().float().numpy().T
+    for dtype in ("float32", "bfloat16"):
+        kernel = t5jax.load(folder, dtype=dtype).params["head"]["kernel"]
+        np.testing.assert_array_equal(kernel, expected.astype(kernel.dtype))
+    t5 = t5jax.load(folder)
+    t5.save(tmp_path / "b", format="hf", dtype="float16")
+    again = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "b", dtype="auto")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    params = t5.params
+    params["decoder"]["layers"]["mlp"]["wo"] = params["decoder"]["layers"]["mlp"]["wo"] * 1e6
+    large = t5jax.Text2Text(t5.config, params, None)
+    for format in ("hf", "t5x", "t5jax"):
+        with pytest.raises(ValueError, match=r"decoder/layers_0/mlp/wo holds .*65,504.*bfloat16"):
+            large.save(tmp_path / "c", format=format, dtype="float16")
+    large.save(tmp_path / "c", format="hf", dtype="bfloat16")
+    with pytest.raises(ValueError, match="float16's largest, 65,504; bfloat16"):
+        t5jax.load(tmp_path / "c", dtype="float16")
 
 
 def test_fields_can_be_changed_and_unknown_ones_are_named(folder):

@@ -171,7 +171,13 @@ def test_a_quantized_model_is_saved_and_loaded_bit_for_bit(kind, head, tmp_path,
         for name in ("wide", "wide-small")
     ]
     assert sizes[1] < (0.75 if kind == "int8" else 1) * sizes[0]
+    other = "int4" if kind == "int8" else "int8"
+    assert t5jax.load(tmp_path / "small", quantize=kind, quantize_head=head).quantization == (
+        Scheme(kind, head)
+    )
     for call in (
+        lambda: t5jax.load(tmp_path / "small", quantize=other, quantize_head=head),
+        lambda: t5jax.load(tmp_path / "small", quantize=kind, quantize_head=not head),
         lambda: small.save(tmp_path / "no", format="hf"),
         lambda: t5jax.formats.detect.open_checkpoint(tmp_path / "small").params(),
         lambda: t5jax.load(tmp_path / "float", quantize="int3"),

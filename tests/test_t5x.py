@@ -1,5 +1,7 @@
 """T5X checkpoints: read as T5X lays them out, written so that they read again."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorstore
@@ -7,6 +9,7 @@ from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import t5jax
+from t5jax.cli import main
 from t5jax.formats import t5x
 from t5jax.formats.detect import open_checkpoint
 from t5jax.model.config import T5Config
@@ -198,6 +201,103 @@ def test_a_gin_file_or_an_option_says_what_shapes_cannot(tmp_path):
     (tmp_path / "run" / "model.gin").write_text("mlp_activations = ('swish', 'swish')")
     with pytest.raises(ValueError, match=r"model\.gin"):
         open_checkpoint(tmp_path / "run")
+
+
+def test_what_neither_arrays_nor_gin_tell_is_said_once_and_can_be_set(tmp_path, capsys):
+    config = SMALL.replace(feed_forward_proj="gated-silu")
+    model = random_torch(config)
+    folder = write(tmp_path / "a", as_t5x(model, config))
+    wrong = t5jax.load(folder)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and wrong.config.feed_forward_proj == "gated-gelu"
+    assert "taken as feed_forward_proj=gated-gelu encoder_attention_type=full" in err
+    assert "--set FIELD=VALUE" in err
+    told = {"feed_forward_proj": "gated-silu", "encoder_attention_type": "full"}
+    check(t5jax.load(folder, **told), model)
+    assert capsys.readouterr().err == ""
+    words = [f"--set={name}={value}" for name, value in told.items()]
+    main(["convert", str(folder), str(tmp_path / "b"), "--format", "hf", *words])
+    assert open_checkpoint(tmp_path / "b").config.feed_forward_proj == "gated-silu"
+    call = ["generate", str(folder), "a", "--vocabulary=bytes", "--max_new_tokens=2"]
+    main([*call, *words])
+    assert "warning" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*call, "--set=feed_forward_proj=gated-tanh"])
+    assert "error: feed_forward_proj='gated-tanh' must be" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*call, "--set=feed_forward_proj=relu"])
+    assert "mlp/wi_0/kernel (and 9 more) has no place in this model" in capsys.readouterr().err
+
+
+def test_paths_with_dots_and_a_home_are_read_and_written(tmp_path, monkeypatch):
+    t5 = t5jax.Text2Text(SMALL, lively_params(SMALL), None)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for format in ("t5x", "hf", "t5jax"):
+        t5.save(f"../{format}", format=format)
+        for path in (f"../{format}", f"~/{format}"):
+            loaded = t5jax.load(path).params["head"]["kernel"]
+            np.testing.assert_array_equal(loaded, t5.params["head"]["kernel"])
+    main(["convert", "../t5x", "../here/../b", "--format", "t5x"])
+    assert (tmp_path / "b" / "checkpoint").is_file()
+
+
+@pytest.mark.parametrize("kind", ["silu", "gelu_new", "gated-relu"])
+def test_other_mlps_go_through_t5x_and_back(tmp_path, kind):
+    config = SMALL.replace(feed_forward_proj=kind, num_layers=1, num_decoder_layers=1)
+    t5 = t5jax.Text2Text(config, lively_params(config), None)
+    t5.save(tmp_path / "a", format="t5x")
+    assert open_checkpoint(tmp_path / "a").config == config
+
+
+def test_an_mlp_that_t5x_lacks_is_not_written(tmp_path):
+    config = SMALL.replace(feed_forward_proj="gelu", num_layers=1, num_decoder_layers=1)
+    t5 = t5jax.Text2Text(config, lively_params(config), None)
+    with pytest.raises(ValueError, match="T5X has no feed_forward_proj='gelu'"):
+        t5.save(tmp_path / "a", format="t5x")
+
+
+WRONG = ([], {}, "x", 1.5, True, 10**10, -1, [[]], None)
+
+
+def test_no_value_of_a_checkpoints_file_is_a_traceback(tmp_path):
+    """Of one array's description, and of gin's bindings."""
+    tree = as_t5x(random_torch(SMALL), SMALL)
+    folder = write(tmp_path / "a", tree)
+    content = serialization.msgpack_restore((folder / "checkpoint").read_bytes())
+    flat = flatten_dict(content, sep="/")
+    names = [name for name in flat if "token_embedder" in name or "query" in name][:20]
+    for name in ["optimizer", "optimizer/target", *names]:
+        for value in WRONG:
+            rest = {k: v for k, v in flat.items() if not k.startswith(f"{name}/")}
+            value = str(value) if value == 10**10 else value
+            changed = unflatten_dict(rest | {name: value}, sep="/")
+            (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(changed))
+            try:
+                checkpoint = open_checkpoint(folder)
+                checkpoint.tensors["token_embedder/embedding"].read()
+            except ValueError as error:
+                assert "\n" not in str(error) and str(folder) in str(error), (name, value)
+    (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(content))
+    for name in t5x.Gin.model_fields:
+        for value in (*WRONG, "(" * 10**5, "['gelu', 3]", "(1, 2"):
+            text = value if isinstance(value, str) and "(" in value else repr(value)
+            (folder / "model.gin").write_text(f"{name} = {text}\n")
+            try:
+                open_checkpoint(folder)
+            except ValueError as error:
+                assert "\n" not in str(error), (name, value)
+
+
+def test_an_array_too_large_for_its_bytes_is_damage(tmp_path):
+    folder = write(tmp_path / "a", as_t5x(random_torch(SMALL), SMALL))
+    name = "decoder/logits_dense/kernel"
+    array = folder / f"target.{name.replace('/', '.')}"
+    zarray = json.loads((array / ".zarray").read_text()) | {"shape": [64, 10**9]}
+    (array / ".zarray").write_text(json.dumps(zarray))
+    with pytest.raises(ValueError, match=f"{name}.* cannot be an array of 256000000000"):
+        t5x._read_array(array, name, (64, 10**9))
 
 
 def test_longt5_without_global_tokens_is_told_by_its_gin_file(tmp_path):

@@ -1,5 +1,6 @@
 """`load` and `Text2Text`: texts in, texts out, and what is written can be read."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 
 import t5jax
+from t5jax.formats.detect import open_checkpoint
+from t5jax.generation import Encoded
+from t5jax.model.quantized import Scheme
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
 from tests.devices import environment
-from tests.models import TINY, lively_params, random_ids, tiny_text2text
+from tests.models import TINY, lively_params, random_ids, shared_text2text, tiny_text2text
 
 TEXTS = ["hello", "", "a longer input, with words", "ü"]
 
@@ -127,6 +131,125 @@ def test_mistakes_are_named(tmp_path):
             file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match="damaged"):
         t5jax.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda t5: t5.generate(["a", None]), TypeError, r"texts\[1\]=None must be a str"),
+        (lambda t5: t5.generate(b"x"), TypeError, "texts=b'x'"),
+        (lambda t5: t5.generate(3), TypeError, "texts=3"),
+        (lambda t5: t5.generate("a\ud800"), ValueError, "character 1 is half of a surrogate"),
+        (lambda t5: t5.encode({"a": 1}), TypeError, "texts={'a': 1}"),
+        (lambda t5: t5.generate("a", assistant_model=5), TypeError, "assistant_model=5"),
+        (lambda t5: t5.generate("a", decoder_prefix=5), TypeError, "decoder_prefix=5"),
+        (lambda t5: t5.generate("a", batch_size="b"), ValueError, "batch_size='b'"),
+        (lambda t5: t5.score(None, "a"), TypeError, "inputs=None"),
+        (lambda t5: t5.score("a", [1]), TypeError, r"targets\[0\]=1"),
+        (lambda t5: t5.encode_ids(None), ValueError, "input_ids must be int"),
+        (lambda t5: t5.encode("a")["b"], TypeError, "inputs' numbers"),
+        (lambda t5: t5.encode("a")[1], IndexError, "out of bounds"),
+        (lambda t5: Encoded.join([5]), TypeError, "int is no Encoded"),
+        (lambda t5: Encoded.join([]), ValueError, "at least one"),
+        (lambda t5: t5.cast("float64"), ValueError, "dtype='float64' must be 'float32'"),
+        (lambda t5: t5.cast(None), ValueError, "dtype=None"),
+        (lambda t5: t5.quantize("int3"), ValueError, "int3"),
+        (lambda t5: t5.save("x", format="y"), ValueError, "format='y'"),
+        (lambda t5: t5.save(5), TypeError, "path=5"),
+        (lambda t5: t5jax.load(5), TypeError, "path=5"),
+        (lambda t5: t5jax.load("x", dtype=np.float64), ValueError, "float64"),
+        (lambda t5: t5jax.load("x", dtype=[]), ValueError, "dtype="),
+        (lambda t5: t5jax.load("x", mesh=5), TypeError, "mesh=5"),
+        (lambda t5: t5jax.load("x", quantize_head=False), ValueError, "needs quantize"),
+        (lambda t5: t5jax.load("x", allow="("), ValueError, "no regular expression"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(call, error, said):
+    with pytest.raises(error, match=said) as caught:
+        call(shared_text2text())
+    assert "\n" not in str(caught.value)
+
+
+def test_no_value_of_model_json_is_a_traceback(tmp_path):
+    tiny_text2text().save(tmp_path / "m")
+    file = tmp_path / "m" / "model.json"
+    (tmp_path / "m" / "checksums.json").unlink()  # as an editor would
+    content = json.loads(file.read_text())
+    paths = [("model",), ("generation",), ("max_input_length",), ("quantized",)]
+    paths += [("model", name) for name in content["model"]]
+    for path in paths:
+        for value in ([], {}, [[]], "x", 1.5, True, 10**10, 10**400, -1, None):
+            changed = json.loads(json.dumps(content))
+            (changed if len(path) == 1 else changed["model"])[path[-1]] = value
+            file.write_text(json.dumps(changed))
+            try:
+                with pytest.warns(UserWarning, match="no checksums"):
+                    open_checkpoint(tmp_path / "m")
+            except ValueError as error:
+                assert "\n" not in str(error) and str(tmp_path) in str(error), (path, value)
+    for text in ("[]", "", "{", "[" * 10**5, "null"):
+        file.write_text(text)
+        with (
+            pytest.warns(UserWarning, match="no checksums"),
+            pytest.raises(ValueError, match=r"model\.json"),
+        ):
+            open_checkpoint(tmp_path / "m")
+
+
+def test_dtypes_are_names_or_dtypes(tmp_path):
+    t5 = tiny_text2text()
+    t5.save(tmp_path / "m")
+    for dtype in (jnp.bfloat16, np.dtype("bfloat16"), "bfloat16"):
+        assert t5jax.load(tmp_path / "m", dtype=dtype).dtype == jnp.bfloat16
+    assert t5jax.load(tmp_path / "m", dtype=np.float32).dtype == np.float32
+    assert t5.nbytes == sum(x.nbytes for x in jax.tree.leaves(t5.params))
+    assert t5.cast(np.float32).nbytes == 2 * t5.cast(jnp.bfloat16).nbytes == t5.nbytes
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_cast_and_quantize_give_what_load_gives(tmp_path, kind):
+    t5 = tiny_text2text()
+    t5.save(tmp_path / "m")
+
+    def same(one, other):
+        assert (one.dtype, one.quantization, one.nbytes) == (
+            other.dtype,
+            other.quantization,
+            other.nbytes,
+        )
+        jax.tree.map(np.testing.assert_array_equal, one._params, other._params)
+
+    same(t5.cast("bfloat16"), t5jax.load(tmp_path / "m", dtype="bfloat16"))
+    small = t5.quantize(kind, head=False)
+    same(small, t5jax.load(tmp_path / "m", quantize=kind, quantize_head=False))
+    assert small.quantization == Scheme(kind, head=False)
+    assert small.nbytes < t5.nbytes and t5.quantization is None
+    low = t5jax.load(tmp_path / "m", quantize=kind, dtype="bfloat16")
+    same(t5.quantize(kind).cast("bfloat16"), low)
+    same(small.quantize(kind, head=False), small)
+    with pytest.raises(ValueError, match="quantized already"):
+        small.quantize(kind)
+
+
+def test_encoded_inputs_are_taken_apart_and_joined():
+    t5 = shared_text2text()
+    texts = ["abc", "de" * 30, "f", "g"]
+    encoded = t5.encode(texts)
+    for index in (1, -1, slice(1, 3), [2, 0], np.array([True, False, True, False]), []):
+        part = encoded[index]
+        index = np.array(index, int) if isinstance(index, list) else index
+        expected = np.atleast_1d(np.array(texts)[index])
+        assert t5.generate(part, max_new_tokens=5) == t5.generate(
+            expected.tolist(), max_new_tokens=5
+        )
+    assert "".join(t5.stream(encoded[0], max_new_tokens=5)) == t5.generate("abc", max_new_tokens=5)
+    joined = Encoded.join([encoded[3], t5.encode("x" * 80), *encoded[:2]])
+    expected = ["g", "x" * 80, "abc", "de" * 30]
+    assert joined.hidden.shape[:2] == (4, 128)
+    for options in ({}, {"do_sample": True}, {"encoder_no_repeat_ngram_size": 1}):
+        assert t5.generate(joined, max_new_tokens=5, **options) == t5.generate(
+            expected, max_new_tokens=5, **options
+        )
 
 
 def test_import_is_light_and_quick():

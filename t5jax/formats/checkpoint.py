@@ -38,7 +38,7 @@ from t5jax.model.parameters import (
     unfuse,
     unstack,
 )
-from t5jax.model.quantized import Quantized, Scheme
+from t5jax.model.quantized import Quantized, Scheme, map_kernels
 from t5jax.model.quantized import quantize as quantize_tree
 from t5jax.vocabulary import Vocabulary
 
@@ -64,11 +64,13 @@ class Checkpoint:
       vocabulary: None where the checkpoint has none with it.
       generation: default options of generation, by name.
       max_input_length: tokens of an input that the model was trained on, where that is known.
+      assumed: fields of `config` that the files do not tell, and what they were taken for.
       unused: what the files hold and the model has no place for, allowed by the caller.
       missing: parameters that the files do not hold, allowed by the caller: they are zeros.
       stacked: the format's own way to the tree with stacked layers, `stacked(dtype, mesh)`.
       quantized: the way to a tree for inference with quantized kernels, `quantized(dtype, mesh)`,
         of a checkpoint that holds nothing else; it has no tensors then.
+      scheme: how the kernels of such a checkpoint are quantized.
     """
 
     config: T5Config
@@ -76,10 +78,12 @@ class Checkpoint:
     vocabulary: Vocabulary | None = None
     generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     max_input_length: int | None = None
+    assumed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unused: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     stacked: Callable[[Any, Mesh | None], Params] | None = None
     quantized: Callable[[Any, Mesh | None], Params] | None = None
+    scheme: Scheme | None = None
 
     @property
     def limit(self) -> int | None:
@@ -103,6 +107,11 @@ class Checkpoint:
           ValueError: the checkpoint is quantized, and something else is asked for.
         """
         if self.quantized is not None:
+            if quantize is not None and quantize != self.scheme:
+                raise ValueError(
+                    f"this checkpoint is quantized already, as {self.scheme}; {quantize} can only "
+                    "be made of the one that it was made from"
+                )
             if not inference:
                 raise ValueError(
                     "this checkpoint is quantized: it can be loaded and saved as it is, and "
@@ -113,9 +122,13 @@ class Checkpoint:
             return assemble(
                 self.config, self.tensors, dtype, mesh, inference=inference, quantize=quantize
             )
-        params = self.stacked(dtype, mesh)
         if quantize:
-            return jax.jit(lambda params: quantize_tree(for_inference(params), quantize))(params)
+            # Of the kernels as they are stored: what is rounded twice is further off.
+            stored = next(iter(self.tensors.values())).dtype
+            params = self.stacked(stored, mesh)
+            params = jax.jit(lambda x: quantize_tree(for_inference(x), quantize))(params)
+            return map_kernels(lambda x: x.astype(dtype), params)
+        params = self.stacked(dtype, mesh)
         return jax.jit(for_inference)(params) if inference else params
 
 

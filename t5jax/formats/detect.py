@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from t5jax.formats import hub, huggingface, native, t5x
 from t5jax.formats.checkpoint import Checkpoint
 from t5jax.model.config import T5Config
+from t5jax.paths import user_path
 from t5jax.vocabulary import Vocabulary, make_vocabulary
 
 Format = Literal["t5jax", "hf", "t5x"]
@@ -44,13 +49,8 @@ def open_checkpoint(
             raise ValueError(
                 f"{name!r} is no field of T5Config; fields: {', '.join(sorted(known))}"
             )
-    allow = (allow,) if isinstance(allow, str) else tuple(allow)
-    for pattern in allow:
-        try:
-            re.compile(pattern)
-        except (re.error, RecursionError, OverflowError, TypeError) as error:
-            raise ValueError(f"allow={pattern!r} is no regular expression: {error}") from None
-    folder = Path(path)
+    allow = _patterns(allow)
+    folder = user_path(path)
     if not folder.exists():
         if not hub.looks_like_id(str(path)):
             raise FileNotFoundError(f"{path} is no folder, and no id of the Hugging Face hub")
@@ -68,6 +68,10 @@ def open_checkpoint(
         )
     if vocabulary is not None:
         if not isinstance(vocabulary, Vocabulary):
+            if not isinstance(vocabulary, str | os.PathLike):
+                raise TypeError(
+                    f"vocabulary={vocabulary!r} must be 'bytes', a file, a folder, or a Vocabulary"
+                )
             vocabulary = make_vocabulary(vocabulary)
         checkpoint = dataclasses.replace(checkpoint, vocabulary=vocabulary)
     have = checkpoint.vocabulary
@@ -77,6 +81,18 @@ def open_checkpoint(
             f"{checkpoint.config.vocab_size} rows; they do not belong together"
         )
     return checkpoint
+
+
+def _patterns(allow: str | Iterable[str]) -> tuple[str, ...]:
+    if not isinstance(allow, Iterable):
+        raise TypeError(f"allow={allow!r} must be a regular expression, or a list of them")
+    patterns = (allow,) if isinstance(allow, str) else tuple(allow)
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError, RecursionError, OverflowError) as error:
+            raise ValueError(f"allow={pattern!r} is no regular expression: {error}") from None
+    return patterns
 
 
 def write_checkpoint(
@@ -93,20 +109,56 @@ def write_checkpoint(
       path: the folder, which must not exist yet.
       checkpoint: what to write.
       format: "t5jax", "hf" or "t5x".
-      dtype: of the written parameters; None: as they are.
+      dtype: of the written parameters; None: as they are. float16 holds what is at most 65,504.
       track: gets the tensors' names and gives them back, one before each is written.
 
     Raises:
-      FileExistsError: `path` exists. ValueError: unknown format, or one that has no such model.
+      FileExistsError: `path` exists.
+      ValueError: unknown format, or one that has no such model; a value past float16's largest.
     """
-    path = Path(path)
-    if checkpoint.quantized is not None and format in FORMATS and format != "t5jax":
+    path = user_path(path)
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r} is not known; use {', '.join(map(repr, FORMATS))}")
+    if path.exists():
+        raise FileExistsError(f"{path} exists; choose another folder or delete it")
+    if checkpoint.quantized is not None and format != "t5jax":
         raise ValueError(f"a quantized model can be written in the format 't5jax', not {format!r}")
+    if dtype == np.float16:
+        _check_float16(checkpoint)
     if format == "t5jax":
         native.write(path, checkpoint, dtype=dtype)
     elif format == "hf":
         huggingface.write(path, checkpoint, dtype=dtype, track=track)
-    elif format == "t5x":
-        t5x.write(path, checkpoint, dtype=dtype, track=track)
     else:
-        raise ValueError(f"format={format!r} is not known; use {', '.join(map(repr, FORMATS))}")
+        t5x.write(path, checkpoint, dtype=dtype, track=track)
+
+
+def report_assumed(path: str | Path, checkpoint: Checkpoint, given: Iterable[str] = ()) -> None:
+    """Says on stderr, in one line, what of the architecture was not in the files but taken so.
+
+    Args:
+      path: as the user named the checkpoint.
+      checkpoint: what is there.
+      given: fields that the user has set.
+    """
+    taken = [f"{k}={v}" for k, v in checkpoint.assumed.items() if k not in set(given)]
+    if taken:
+        print(
+            f"warning: {path} does not tell {' and '.join(x.split('=')[0] for x in taken)}: taken "
+            f"as {' '.join(taken)}; if that is wrong, set it: --set FIELD=VALUE, load(…, "
+            "FIELD=VALUE), or model.FIELD in a config with init",
+            file=sys.stderr,
+        )
+
+
+def _check_float16(checkpoint: Checkpoint) -> None:
+    """ValueError for a value past float16's largest, which would be written as infinity."""
+    largest = float(np.finfo(np.float16).max)
+    for name, tensor in checkpoint.tensors.items():
+        # bfloat16 and float32 reach 3e38; T5's MLPs were trained in them.
+        most = float(np.max(np.abs(tensor.read()), initial=0))
+        if most > largest and most != np.inf:
+            raise ValueError(
+                f"{name} holds {most:.6g}, past float16's largest, {largest:,.0f}; write it with "
+                "dtype='bfloat16'"
+            )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from t5jax.formats.huggingface_config import (
     config_fields,
     read_config,
     read_json_files,
+    same,
 )
 from t5jax.formats.tensor_files import read_tensors, write_safetensors
 from t5jax.model.config import T5Config
@@ -133,8 +135,8 @@ def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> Checkpoi
     weights = read_tensors(path)
     config = read_config(path, content, weights, generation).replace(**changes)
     tensors, used = from_weights(config, weights, path)
-    spare = {*EMBEDDINGS, *UNUSED} | ({HEAD} if config.tie_word_embeddings else set())
-    unused = sorted(set(weights) - used - spare)
+    copies = check_copies(path, config, weights)
+    unused = sorted(set(weights) - used - copies - set(UNUSED))
     missing = {name: shape for name, shape in paths(config).items() if name not in tensors}
     unused_, missing_ = account(path, unused, sorted(missing), allow)
     return Checkpoint(
@@ -161,6 +163,33 @@ def from_weights(
         used.add(name)
         tensors[path] = _reading(name, weights[name], shapes[path], transform, source)
     return tensors, used
+
+
+def check_copies(source: Path, config: T5Config, weights: Mapping[str, Tensor]) -> set[str]:
+    """Names of tensors that are copies of another: the embedding's, a tied head, a shared bias.
+
+    Raises:
+      ValueError: one of them differs from what it would be a copy of.
+    """
+    first = next((name for name in EMBEDDINGS if name in weights), EMBEDDINGS[0])
+    originals = {name: first for name in EMBEDDINGS}
+    if config.tie_word_embeddings:
+        originals[HEAD] = first
+    if config.relative_bias == "shared":
+        for name in weights:
+            if name.endswith("relative_attention_bias.weight"):
+                originals[name] = re.sub(r"\.block\.\d+\.", ".block.0.", name, count=1)
+    found = set()
+    for name, original in originals.items():
+        if name == original or name not in weights or original not in weights:
+            continue
+        if not same(weights[name], weights[original]):
+            raise ValueError(
+                f"{source}: {name} differs from {original}; only models in which they are one "
+                "are supported"
+            )
+        found.add(name)
+    return found
 
 
 def _reading(

@@ -17,11 +17,12 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from pydantic import Field
 
 from t5jax.formats import checksums
 from t5jax.formats.checkpoint import (
@@ -36,12 +37,26 @@ from t5jax.formats.checkpoint import (
 from t5jax.model.config import T5Config
 from t5jax.model.parameters import Params, abstract_params
 from t5jax.model.quantized import Quantized, Scheme, map_kernels, quantize, scheme_of
+from t5jax.schema import Schema, read_json
 from t5jax.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 
 MODEL_FILE = "model.json"
 VOCABULARY = "vocabulary"
 CHECKPOINTS = "checkpoints"
 PARAMS = "params"
+
+
+class ModelJson(Schema):
+    """What model.json holds."""
+
+    class Quantized(Schema):
+        kind: Literal["int8", "int4"]
+        head: bool = True
+
+    model: dict[str, Any]
+    generation: dict[str, Any] | None = None
+    max_input_length: Annotated[int, Field(ge=1)] | None = None
+    quantized: Quantized | None = None
 
 
 class Model(NamedTuple):
@@ -117,22 +132,22 @@ def read_model(folder: Path) -> Model:
     """Raises ValueError where a file is damaged, or model.json names an unknown field."""
     verify_text(folder, MODEL_FILE, VOCABULARY)
     file = folder / MODEL_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        fields = content["model"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error}); copy the folder again") from error
+    content = read_json(file, ModelJson)
     known = {field.name for field in dataclasses.fields(T5Config)}
-    unknown = sorted(set(fields) - known)
+    unknown = sorted(set(content.model) - known)
     if unknown:
         raise ValueError(f"{file}: unknown model field {unknown[0]!r}; a newer t5jax wrote it?")
-    quantized = content.get("quantized")
+    try:
+        config = T5Config(**content.model)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    quantized = content.quantized
     return Model(
-        T5Config(**fields),
+        config,
         load_vocabulary(folder / VOCABULARY) if (folder / VOCABULARY).is_dir() else None,
-        content.get("generation", {}),
-        content.get("max_input_length"),
-        Scheme(**quantized) if quantized else None,
+        content.generation or {},
+        content.max_input_length,
+        Scheme(quantized.kind, quantized.head) if quantized else None,
     )
 
 
@@ -276,6 +291,7 @@ def read(path: Path, **changes: Any) -> Checkpoint:
             generation=model.generation,
             max_input_length=model.max_input_length,
             quantized=functools.partial(_restore_quantized, source, config, model.quantized),
+            scheme=model.quantized,
         )
     stored = _stored(source)
     _check_shapes(source, stored, abstract_params(config))

@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import ast
 import functools
+import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
 import tensorstore
 from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
+from pydantic import Field
 
 from t5jax.formats.checkpoint import (
     Checkpoint,
@@ -34,12 +36,16 @@ from t5jax.formats.checkpoint import (
     zeros,
 )
 from t5jax.model.config import T5Config
+from t5jax.schema import Schema, check, short
+from t5jax.text_files import read_text
 
 FILE = "checkpoint"
 GIN_FILE = "model.gin"
 VERSION = 3
 # T5X writes chunks of about this size, and so do we.
 CHUNK_BYTES = 128 * 2**20
+# Bytes that gzip makes of one at most (Deutsch 1996, RFC 1951, section 3.2.5: 258 of two bits).
+_GZIP = 1032
 
 _ENCODER = {
     "pre_attention_layer_norm/scale": "pre_attention_layer_norm/scale",
@@ -62,6 +68,51 @@ _BOTH = {
 }
 _BIAS = "relpos_bias/rel_embedding"
 _SIDE_BIAS = "encoder/side_relpos_bias/rel_embedding"
+
+
+DType = Literal["float32", "bfloat16", "float16", "float64"]
+
+
+class Store(Schema):
+    """Where an array lies."""
+
+    path: str | None = None
+
+
+class Metadata(Schema):
+    """The shape of an array, once more in its own `.zarray`."""
+
+    shape: list[Annotated[int, Field(ge=1)]]
+
+
+class ArraySpec(Schema):
+    """TensorStore's description of one array, in the msgpack file."""
+
+    dtype: DType
+    metadata: Metadata
+    kvstore: Store = Store()
+    path: str | None = None
+
+
+class Optimizer(Schema):
+    """What there is of an optimizer: the parameters are its target."""
+
+    target: dict[str, Any]
+
+
+class Tree(Schema):
+    """The msgpack file."""
+
+    optimizer: Optimizer
+
+
+class Gin(Schema):
+    """Bindings of gin files that say what shapes do not."""
+
+    mlp_activations: tuple[str, ...] | list[str] = ()
+    local_radius: int | None = None
+    tokens_per_block: int | None = None
+    dropout_rate: float | None = None
 
 
 def rows(config: T5Config, *, stacked: bool) -> Iterator[tuple[str, str, int | None]]:
@@ -127,11 +178,17 @@ def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> Checkpoi
         raise FileNotFoundError(f"{path} holds no T5X checkpoint")
     target = _read_target(folder)
     stacked = any(name.startswith("encoder/encoder/") for name in target)
-    config = config_from(target, stacked, folder)
     said = _gin(folder)
+    config = config_from(target, stacked, folder)
     if config.global_tokens:
         said.pop("encoder_attention_type", None)
-    config = config.replace(**(said | changes))
+    told = {**said, **changes}
+    assumed: dict[str, str] = {}
+    if "feed_forward_proj" not in told:
+        assumed["feed_forward_proj"] = config.feed_forward_proj
+    if not said and not config.global_tokens and "encoder_attention_type" not in changes:
+        assumed["encoder_attention_type"] = config.encoder_attention_type
+    config = config.replace(**told)
     shapes, tensors, used = paths(config), {}, set()
     recent = _Recent(target)
     for theirs, ours, layer in rows(config, stacked=stacked):
@@ -143,6 +200,7 @@ def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> Checkpoi
     return Checkpoint(
         config=config,
         tensors=tensors | {name: zeros(shape) for name, shape in missing.items()},
+        assumed=assumed,
         unused=unused_,
         missing=missing_,
     )
@@ -153,22 +211,26 @@ def _read_target(folder: Path) -> dict[str, Tensor]:
     file = folder / FILE
     try:
         tree = serialization.msgpack_restore(file.read_bytes())
-        target = flatten_dict(
-            tree["optimizer"]["target"], sep="/", is_leaf=lambda _, x: "driver" in x
-        )
+        tree = check(Tree, tree, file).optimizer.target
+        target = flatten_dict(tree, sep="/", is_leaf=lambda _, x: "driver" in x)
     except Exception as error:  # msgpack's own exceptions, and whatever broken bytes lead to
         raise ValueError(f"{file} is damaged, or not T5X's ({error!r})") from error
     return {name: _tensor(folder, name, leaf) for name, leaf in target.items()}
 
 
 def _tensor(folder: Path, name: str, leaf: Any) -> Tensor:
-    if not isinstance(leaf, dict):
-        array = np.asarray(leaf)
-        return Tensor(array.shape, array.dtype, lambda: array)
+    file = folder / FILE
+    if isinstance(leaf, np.ndarray):
+        if leaf.dtype.name not in get_args(DType):
+            raise ValueError(f"{file}: {name} is {leaf.dtype}; floating point is expected")
+        return Tensor(leaf.shape, leaf.dtype, lambda: leaf)
+    spec = check(ArraySpec, leaf, f"{file}: {name}")
     # On Google's cloud the path stands beside the store, on a file system in it.
-    path = folder / (leaf.get("path") or leaf["kvstore"]["path"])
-    shape, dtype = tuple(leaf["metadata"]["shape"]), jnp.dtype(leaf["dtype"])
-    return Tensor(shape, dtype, functools.partial(_read_array, path, name, shape))
+    place = spec.path or spec.kvstore.path
+    if not place:
+        raise ValueError(f"{file}: {name} says not where its array lies")
+    shape, dtype = tuple(spec.metadata.shape), jnp.dtype(spec.dtype)
+    return Tensor(shape, dtype, functools.partial(_read_array, folder / place, name, shape))
 
 
 def _read_array(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -182,6 +244,10 @@ def _read_array(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
         array = tensorstore.open(spec, open=True, read=True).result()
         if array.shape != shape:
             raise ValueError(f"it has shape {array.shape}, the checkpoint says {shape}")
+        stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        size = math.prod(shape) * array.dtype.numpy_dtype.itemsize
+        if size > stored * _GZIP:
+            raise ValueError(f"{stored} bytes there cannot be an array of {size}")
         return array.read().result()
     except Exception as error:
         cause = " ".join(str(error).split())[:200]
@@ -235,23 +301,25 @@ def config_from(target: Mapping[str, Tensor], stacked: bool, folder: Path) -> T5
     output, a tied one means T5X's scaling.
     """
 
-    def shape(*names: str) -> tuple[int, ...]:
-        for name in names:
-            if name in target:
-                return target[name].shape
-        raise ValueError(f"{folder}: {names[0]} is missing; is this a T5 of T5X?")
+    def shape(name: str, *ranks: int) -> tuple[int, ...]:
+        if name not in target:
+            raise ValueError(f"{folder}: {name} is missing; is this a T5 of T5X?")
+        found = target[name].shape
+        if len(found) not in ranks or 0 in found:
+            raise ValueError(f"{folder}: {name} has shape {found}; is this a T5 of T5X?")
+        return found
 
     def depth(stack: str) -> int:
         if stacked:
-            return target[f"{stack}/{stack}/pre_mlp_layer_norm/scale"].shape[1]
+            return shape(f"{stack}/{stack}/pre_mlp_layer_norm/scale", 2)[1]
         return len({n.split("/")[1] for n in target if n.startswith(f"{stack}/layers_")})
 
     layers = "encoder/encoder" if stacked else "encoder/layers_0"
-    vocab_size, d_model = shape("token_embedder/embedding")
+    vocab_size, d_model = shape("token_embedder/embedding", 2)
     per_layer = f"{layers}/{_BIAS}" in target
-    bias = shape(f"{layers}/{_BIAS}") if per_layer else shape(f"encoder/{_BIAS}")
-    query = shape(f"{layers}/attention/query/kernel")
-    width = int(np.prod(query)) // d_model // (depth("encoder") if stacked else 1)
+    bias = shape(f"{layers}/{_BIAS}", 2, 3) if per_layer else shape(f"encoder/{_BIAS}", 2)
+    query = shape(f"{layers}/attention/query/kernel", 2, 3, 4)
+    width = math.prod(query) // d_model // (depth("encoder") if stacked else 1)
     gated = f"{layers}/mlp/wi_0/kernel" in target
     encoder_only = not any(name.startswith("decoder/") for name in target)
     tied = "decoder/logits_dense/kernel" not in target
@@ -259,7 +327,7 @@ def config_from(target: Mapping[str, Tensor], stacked: bool, folder: Path) -> T5
         vocab_size=vocab_size,
         d_model=d_model,
         d_kv=width // bias[0],
-        d_ff=shape(f"{layers}/mlp/wo/kernel")[0],
+        d_ff=shape(f"{layers}/mlp/wo/kernel", 2, 3)[0],
         num_heads=bias[0],
         num_layers=depth("encoder"),
         num_decoder_layers=0 if encoder_only else depth("decoder"),
@@ -274,6 +342,11 @@ def config_from(target: Mapping[str, Tensor], stacked: bool, folder: Path) -> T5
 
 _ACTIVATIONS = {
     ("relu",): "relu",
+    # Flax's gelu, and so T5X's, is the tanh form. It has no exact one.
+    ("gelu",): "gelu_new",
+    ("silu",): "silu",
+    ("swish",): "silu",
+    ("relu", "linear"): "gated-relu",
     ("gelu", "linear"): "gated-gelu",
     ("silu", "linear"): "gated-silu",
     ("swish", "linear"): "gated-silu",
@@ -292,24 +365,30 @@ def _gin(folder: Path) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for file in sorted([*folder.glob("*.gin"), *folder.parent.glob("*.gin")]):
-        text = file.read_text(encoding="utf-8")
-        for name, value in re.findall(r"^\s*(?:[\w./]+\.)?(\w+)\s*=\s*([^#\n]+)", text, re.M):
+        bindings = re.findall(
+            r"^[ \t]*(?:[\w./]+\.)?(\w+)[ \t]*=[ \t]*([^#\n]+)", read_text(file), re.M
+        )
+        for name, value in bindings:
+            if name not in Gin.model_fields:
+                continue
             try:
                 literal = ast.literal_eval(value.strip())
-            except (ValueError, SyntaxError):
-                continue  # a reference to another binding
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue  # a reference to another binding, or nonsense
+            said = check(Gin, {name: literal}, file)
             if name == "mlp_activations":
-                if tuple(literal) not in _ACTIVATIONS:
+                activations = tuple(said.mlp_activations)
+                if activations not in _ACTIVATIONS:
                     raise ValueError(
-                        f"{file}: mlp_activations={literal} is not supported; supported: "
+                        f"{file}: mlp_activations={short(literal)} is not supported; supported: "
                         f"{', '.join(map(str, _ACTIVATIONS))}"
                     )
-                found.setdefault("feed_forward_proj", _ACTIVATIONS[tuple(literal)])
+                found.setdefault("feed_forward_proj", _ACTIVATIONS[activations])
             elif name in _LONGT5:
-                found.setdefault(_LONGT5[name], int(literal))
+                found.setdefault(_LONGT5[name], literal)
                 found.setdefault("encoder_attention_type", "local")
-            elif name == "dropout_rate":
-                found.setdefault("dropout", float(literal))
+            else:
+                found.setdefault("dropout", literal)
     return found
 
 
@@ -378,7 +457,13 @@ def write(
 
 def network_fields(config: T5Config) -> dict[str, Any]:
     """The network under the names of T5X's T5Config."""
-    activations = next(k for k, v in _ACTIVATIONS.items() if v == config.feed_forward_proj)
+    names = [k for k, v in _ACTIVATIONS.items() if v == config.feed_forward_proj]
+    if not names:
+        raise ValueError(
+            f"T5X has no feed_forward_proj={config.feed_forward_proj!r}; it has "
+            f"{', '.join(dict.fromkeys(_ACTIVATIONS.values()))}"
+        )
+    activations = names[0]
     return {
         "vocab_size": config.vocab_size,
         "emb_dim": config.d_model,

@@ -7,21 +7,42 @@ from __future__ import annotations
 
 import importlib
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 from flax.traverse_util import flatten_dict
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from t5jax.formats.checkpoint import Tensor
+from t5jax.schema import Schema, check, parse_json, read_json, short
+
+
+class Index(Schema):
+    """Of shards: which file holds which tensor."""
+
+    weight_map: dict[str, str]
+
+
+class Entry(Schema):
+    """A tensor in the header of a safetensors file."""
+
+    dtype: str
+    shape: list[Annotated[int, Field(ge=0)]]
+    data_offsets: Annotated[list[int], Field(min_length=2, max_length=2)]
+
+
+# What a file of torch's may hold its weights under, where they are not all that it holds.
+_NESTED = ("state_dict", "model_state_dict", "model", "module")
 
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_DTYPES = tuple(_SAFETENSORS_DTYPES.values())
+_WANTED = f"tensors of {', '.join(_DTYPES)} are expected"
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -41,12 +62,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
-    try:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{index} is damaged ({error!r}); download it again") from error
+    weight_map = read_json(index, Index).weight_map
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
+        if Path(shard).name != shard:
+            raise ValueError(f"{index}: {short(shard)} must be the name of a file beside it")
         if not (index.parent / shard).is_file():
             raise FileNotFoundError(f"{index.parent / shard} is missing; {index.name} names it")
         tensors |= read(index.parent / shard)
@@ -70,21 +90,19 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     # header's length, the header, the data.
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
+        header = parse_json(stream.read(length), file)
+    header.pop("__metadata__", None)
+    entries = check(dict[str, Entry], header, file)
     data = np.memmap(file, np.uint8, "r", offset=8 + length)
 
-    def tensor(name: str, entry: dict[str, Any]) -> Tensor:
-        if entry["dtype"] not in _SAFETENSORS_DTYPES:
-            raise ValueError(f"{file}: {name} is {entry['dtype']}; floating point is expected")
-        dtype = jnp.dtype(_SAFETENSORS_DTYPES[entry["dtype"]])
-        begin = entry["data_offsets"][0]
-        return Tensor(
-            tuple(entry["shape"]),
-            dtype,
-            lambda: np.ndarray(entry["shape"], dtype, data, begin),
-        )
+    def tensor(name: str, entry: Entry) -> Tensor:
+        if entry.dtype not in _SAFETENSORS_DTYPES:
+            raise ValueError(f"{file}: {name} is {entry.dtype}; {_WANTED}")
+        dtype, begin = jnp.dtype(_SAFETENSORS_DTYPES[entry.dtype]), entry.data_offsets[0]
+        shape = tuple(entry.shape)
+        return Tensor(shape, dtype, lambda: np.ndarray(shape, dtype, data, begin))
 
-    return {name: tensor(name, x) for name, x in header.items() if name != "__metadata__"}
+    return {name: tensor(name, entry) for name, entry in entries.items()}
 
 
 def write_safetensors(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -124,34 +142,59 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
             state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError:  # files older than torch 1.6 cannot be mapped
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch's own exceptions, and whatever broken bytes lead to
         cause = " ".join(str(error).split())[:200]
         raise ValueError(f"{file} is damaged, or holds more than weights: {cause}") from error
 
-    def tensor(value: Any) -> Tensor:
+    def tensor(name: str, value: Any) -> Tensor:
+        kind = f"a {type(value).__name__}"
+        if torch.is_tensor(value):
+            kind = str(value.dtype).removeprefix("torch.")
+            if value.layout != torch.strided or value.is_quantized or value.is_meta:
+                kind = f"a sparse, quantized or empty tensor of {kind}"
+        if kind not in _DTYPES:
+            raise ValueError(f"{file}: {name} is {kind}; {_WANTED}")
+
         def read() -> np.ndarray:
+            plain = value.detach()
             if value.dtype == torch.bfloat16:
-                return value.view(torch.uint16).numpy().view(jnp.bfloat16)
-            return value.numpy()
+                return plain.view(torch.uint16).numpy().view(jnp.bfloat16)
+            return plain.numpy()
 
-        return Tensor(tuple(value.shape), jnp.dtype(str(value.dtype).split(".")[1]), read)
+        return Tensor(tuple(value.shape), jnp.dtype(kind), read)
 
-    return {name: tensor(value) for name, value in state.items()}
+    return {name: tensor(name, value) for name, value in _state_dict(file, state).items()}
+
+
+def _state_dict(file: Path, content: Any) -> dict[str, Any]:
+    """The weights of a file of torch's, which may lie under one of the usual names."""
+    for name in _NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+        raise ValueError(
+            f"{file} holds {short(type(content).__name__)}, no state dict; save it with "
+            "torch.save(model.state_dict(), …)"
+        )
+    return dict(content)
 
 
 def _read_msgpack(file: Path) -> dict[str, Tensor]:
     try:
         tree = serialization.msgpack_restore(file.read_bytes())
-        flat = flatten_dict(tree, sep="/")
+        flat = flatten_dict(check(dict[str, Any], tree, file), sep="/")
     except Exception as error:  # msgpack's own exceptions, and whatever broken bytes lead to
         raise ValueError(f"{file} is damaged ({error!r}); download it again") from error
 
-    def tensor(name: str, value: np.ndarray) -> Tensor:
+    def tensor(name: str, value: Any) -> Tensor:
+        if not isinstance(value, np.ndarray) or value.dtype.name not in _DTYPES:
+            kind = getattr(value, "dtype", f"a {type(value).__name__}")
+            raise ValueError(f"{file}: {name} is {kind}; {_WANTED}")
         # Flax keeps kernels [in, out], torch [out, in].
         value = value.T if name.endswith("/kernel") else value
         return Tensor(value.shape, value.dtype, lambda: value)
 
-    return {_torch_name(name): tensor(name, np.asarray(x)) for name, x in flat.items()}
+    return {_torch_name(name): tensor(name, x) for name, x in flat.items()}
 
 
 def _torch_name(name: str) -> str:

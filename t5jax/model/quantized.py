@@ -52,6 +52,9 @@ class Scheme:
     kind: Kind
     head: bool = True
 
+    def __str__(self) -> str:
+        return f"{self.kind} {'with' if self.head else 'without'} the head"
+
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             known = " or ".join(map(repr, get_args(Kind)))

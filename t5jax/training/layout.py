@@ -26,6 +26,7 @@ from t5jax.model.parameters import (
     unstack,
     unstack_axes,
 )
+from t5jax.training import freezing
 from t5jax.training.checkpoints import abstract_state
 from t5jax.training.optimizers import make_optimizer, optimizer_state_axes
 from t5jax.training.step import TrainState, init_state
@@ -42,6 +43,7 @@ class Layout:
       abstract: a TrainState of jax.ShapeDtypeStruct with those shardings.
       begin: parameters with stacked layers -> the state before the first step, in place.
       fresh: a random key -> the same, with new parameters.
+      trained: what `freezing.trained` gives; None where nothing is frozen.
     """
 
     model: T5Config
@@ -50,6 +52,7 @@ class Layout:
     abstract: TrainState
     begin: Callable[[Params], TrainState]
     fresh: Callable[[jax.Array], TrainState]
+    trained: Params | None = None
 
 
 def make_layout(config: RunConfig, mesh: Mesh, *, stacked: bool) -> Layout:
@@ -57,7 +60,13 @@ def make_layout(config: RunConfig, mesh: Mesh, *, stacked: bool) -> Layout:
     axes, shapes = logical_axes(config.model), abstract_params(config.model)
     if not stacked:
         axes, shapes = unstack_axes(axes, config.model), jax.eval_shape(unstack, shapes)
-    optimizer = make_optimizer(config.optimizer, axes, config.training.steps)
+    trained = moments = None
+    if config.optimizer.freeze:
+        trained = freezing.trained(config.optimizer.freeze, config.model)
+        moments = freezing.with_moments(trained, config.model, stacked=stacked)
+        if not stacked:
+            trained = unstack(trained, config.model)
+    optimizer = make_optimizer(config.optimizer, axes, config.training.steps, moments)
 
     def begin(params: Params) -> TrainState:
         if not stacked:
@@ -70,7 +79,10 @@ def make_layout(config: RunConfig, mesh: Mesh, *, stacked: bool) -> Layout:
     none: Any = PartitionSpec()
     places = sharding.shardings(
         TrainState(
-            none, axes, optimizer_state_axes(optimizer, config.optimizer, axes, shapes), none
+            none,
+            axes,
+            optimizer_state_axes(optimizer, config.optimizer, axes, shapes, moments),
+            none,
         ),
         mesh,
     )
@@ -81,6 +93,7 @@ def make_layout(config: RunConfig, mesh: Mesh, *, stacked: bool) -> Layout:
         abstract_state(jax.eval_shape(fresh, jax.random.key(0)), places),
         jax.jit(begin, out_shardings=places),
         jax.jit(fresh, out_shardings=places),
+        trained,
     )
 
 

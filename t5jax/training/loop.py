@@ -26,9 +26,12 @@ from t5jax.data import TrainData
 from t5jax.data.loader import Cut
 from t5jax.evaluate import Evaluation, write_results
 from t5jax.formats import native
-from t5jax.formats.detect import open_checkpoint
+from t5jax.formats.checkpoint import Checkpoint
+from t5jax.formats.detect import open_checkpoint, report_assumed
+from t5jax.model.config import T5Config
 from t5jax.model.network import T5
 from t5jax.model.parameters import abstract_params, count_parameters, logical_axes, stack
+from t5jax.paths import user_path
 from t5jax.sizes import check_training
 from t5jax.tasks import registry
 from t5jax.text2text import Text2Text, keep_compiled_programs
@@ -46,7 +49,7 @@ from t5jax.vocabulary import Vocabulary, load_vocabulary, make_vocabulary
 
 # What a run cannot change once it has begun: parameters, data order or optimizer state would no
 # longer be the run's. Everything else may differ when it goes on.
-FIXED = ("model", "vocabulary", "data", "optimizer.name", "training.seed")
+FIXED = ("model", "vocabulary", "data", "optimizer.name", "optimizer.freeze", "training.seed")
 FREE = ("data.prefetch", "data.modules")
 
 CONFIG_FILE = "config.yaml"
@@ -64,7 +67,7 @@ def train(tree: dict[str, Any]) -> None:
       Interrupted: SIGTERM or Ctrl-C; a KeyboardInterrupt. The step that the run was at is saved.
     """
     config, vocabulary = resolve(tree)
-    run_dir, steps = Path(config.run_dir), config.training.steps
+    run_dir, steps = user_path(config.run_dir), config.training.steps
     check_run(run_dir, config)
     registry.load_modules(config.data.modules)
     mesh = sharding.make_mesh(config.mesh)
@@ -89,10 +92,11 @@ def resolve(tree: dict[str, Any]) -> tuple[RunConfig, Vocabulary]:
         raise ValueError("run_dir is empty; name the folder that the run is to fill")
     if not early.data.mixture:
         raise ValueError("data.mixture is empty; `t5jax tasks` lists what there is")
-    run_dir = Path(early.run_dir)
+    run_dir = user_path(early.run_dir)
     begun = native.steps(run_dir)
     own = run_dir / native.VOCABULARY
-    initial = None
+    initial: T5Config | None = None
+    assumed: tuple[str, ...] = ()
     if begun:
         native.verify_text(run_dir)
         vocabulary = load_vocabulary(own)
@@ -106,9 +110,11 @@ def resolve(tree: dict[str, Any]) -> tuple[RunConfig, Vocabulary]:
                 "SentencePiece file"
             )
         initial, vocabulary = checkpoint.config, checkpoint.vocabulary
+        assumed = tuple(checkpoint.assumed)
+        report_assumed(early.init, checkpoint, tree.get("model") or ())
     else:
         vocabulary = make_vocabulary(early.vocabulary or "bytes")
-    config = build_config(tree, vocabulary, initial)
+    config = build_config(tree, vocabulary, initial, assumed)
     if config.model.encoder_only:
         raise ValueError("model.num_decoder_layers=0: there is nothing to train without a decoder")
     if config.model.vocab_size < vocabulary.vocab_size:
@@ -122,6 +128,13 @@ def resolve(tree: dict[str, Any]) -> tuple[RunConfig, Vocabulary]:
             f"training.micro_batches={config.training.micro_batches}"
         )
     return config, vocabulary
+
+
+def open_init(config: RunConfig) -> Checkpoint:
+    """The checkpoint that a run starts from, with what the configuration says and it does not."""
+    checkpoint = open_checkpoint(config.init or "")
+    told = {name: getattr(config.model, name) for name in checkpoint.assumed}
+    return open_checkpoint(config.init or "", **told) if told else checkpoint
 
 
 def check_run(run_dir: Path, config: RunConfig) -> None:
@@ -208,6 +221,7 @@ class Run:
                 self.schedule,
                 training,
                 param_shardings=self.layout.shardings.params,
+                trained=self.layout.trained,
             ),
             in_shardings=(self.layout.shardings, rows),
             out_shardings=(self.layout.shardings, sharding.replicated(mesh)),
@@ -227,7 +241,7 @@ class Run:
                 if config.init is None:
                     self.state = self.layout.fresh(jax.random.key(training.seed))
                 else:
-                    params = open_checkpoint(config.init).params(np.float32, mesh)
+                    params = open_init(config).params(np.float32, mesh)
                     self.state = self.layout.begin(params)
         else:
             self.state, position = self.checkpoints.restore(start, self.stored.abstract)

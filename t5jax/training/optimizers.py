@@ -24,7 +24,9 @@ from t5jax.training.adafactor import (
 from t5jax.training.schedules import make_schedule
 
 
-def make_optimizer(config: OptimizerConfig, axes: Any, steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, axes: Any, steps: int, moments: Any = None
+) -> optax.GradientTransformation:
     """Gradients to updates: clipped, rescaled, decayed, times minus the learning rate.
 
     Weight decay is decoupled (Loshchilov & Hutter 2019, arXiv:1711.05101, section 2): a step takes
@@ -34,6 +36,8 @@ def make_optimizer(config: OptimizerConfig, axes: Any, steps: int) -> optax.Grad
       config: the optimizer's section of a run's configuration.
       axes: tree like the parameters with a `PartitionSpec` of axis names for each.
       steps: steps of the run, the end of a decaying learning rate.
+      moments: tree like the parameters of booleans: those that have moments. The updates of the
+        others are their gradients, which must be zero. Default: all.
 
     Returns:
       A transformation whose `update` needs the parameters.
@@ -41,6 +45,8 @@ def make_optimizer(config: OptimizerConfig, axes: Any, steps: int) -> optax.Grad
     Raises:
       ValueError: if `config.name` is unknown, or from `make_schedule`.
     """
+    if moments is not None:
+        axes = _masked(axes, moments)
     stages = []
     if config.clip_norm is not None:
         stages.append(optax.clip_by_global_norm(config.clip_norm))
@@ -61,7 +67,8 @@ def make_optimizer(config: OptimizerConfig, axes: Any, steps: int) -> optax.Grad
         decays = jax.tree.map(_decays, axes)
         stages.append(optax.add_decayed_weights(config.weight_decay, mask=decays))
     stages.append(optax.scale_by_learning_rate(make_schedule(config, steps)))
-    return optax.chain(*stages)
+    chain = optax.chain(*stages)
+    return chain if moments is None else optax.masked(chain, moments)
 
 
 def optimizer_state_axes(
@@ -69,6 +76,7 @@ def optimizer_state_axes(
     config: OptimizerConfig,
     axes: Any,
     params_shapes: Any,
+    moments: Any = None,
 ) -> Any:
     """The logical axes of every array in the optimizer's state, to shard it like the parameters.
 
@@ -77,17 +85,22 @@ def optimizer_state_axes(
       config: the same one.
       axes: the same ones.
       params_shapes: tree of the parameters, or of their `jax.ShapeDtypeStruct`s.
+      moments: the same ones.
 
     Returns:
       A tree structured like `optimizer.init(params)` with a `PartitionSpec` of axis names in place
       of each array; counts have an empty one.
     """
 
+    kept, shapes = axes, params_shapes
+    if moments is not None:
+        kept, shapes = _masked(axes, moments), _masked(params_shapes, moments)
+
     def stage_axes(state: Any) -> Any:
         if isinstance(state, AdafactorState):
-            return adafactor_state_axes(axes, params_shapes, min_factored=config.min_factored)
+            return adafactor_state_axes(kept, shapes, min_factored=config.min_factored)
         if isinstance(state, optax.ScaleByAdamState):
-            return optax.ScaleByAdamState(count=PartitionSpec(), mu=axes, nu=axes)
+            return optax.ScaleByAdamState(count=PartitionSpec(), mu=kept, nu=kept)
         return PartitionSpec()  # All that is left are counts.
 
     return jax.tree.map(
@@ -95,6 +108,11 @@ def optimizer_state_axes(
         jax.eval_shape(optimizer.init, params_shapes),
         is_leaf=lambda state: isinstance(state, AdafactorState | optax.ScaleByAdamState),
     )
+
+
+def _masked(tree: Any, mask: Any) -> Any:
+    """The tree as `optax.masked` shows it to what it wraps."""
+    return jax.tree.map(lambda keep, x: x if keep else optax.MaskedNode(), mask, tree)
 
 
 def _decays(names: PartitionSpec) -> bool:

@@ -14,6 +14,7 @@ from t5jax.batch import Batch
 from t5jax.config import TrainingConfig
 from t5jax.model.network import T5
 from t5jax.model.parameters import Params
+from t5jax.training.freezing import select
 from t5jax.training.losses import LossSums, loss_sums
 
 
@@ -59,11 +60,13 @@ def make_step(
     config: TrainingConfig,
     *,
     param_shardings: Any = None,
+    trained: Params | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
     """`step(state, batch) -> state, metrics`; jit it, and donate the state.
 
     The loss is a sum over tokens divided by the sum of weights of the whole batch, so
-    devices and micro-batches with more padding than others do not count more.
+    devices and micro-batches with more padding than others do not count more. What is not `trained`
+    (`freezing.trained`; None: all is) has no gradient, in norms and clipping neither.
     """
 
     def objective(
@@ -115,8 +118,13 @@ def make_step(
         if param_shardings is not None:
             # Left alone, the partitioner replicates gradients over fsdp.
             grads = jax.lax.with_sharding_constraint(grads, param_shardings)
+        if trained is not None:
+            grads = select(trained, grads, jax.tree.map(jnp.zeros_like, grads))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        if trained is not None:
+            # Weight decay moves a layer whose gradient is zero.
+            params = select(trained, params, state.params)
         done = state.step + 1
         grad_norm, param_norm = jax.lax.cond(
             (done % config.log_every == 0) | (done == config.steps),
