@@ -31,6 +31,7 @@ from t5jax.decoding.option_values import Bias, Decay, EarlyStopping, Ids, Phrase
 from t5jax.decoding.options import GenerationOptions
 from t5jax.knobs import add_number
 from t5jax.paths import user_path
+from t5jax.text_files import lines_of, read_lines
 
 # What a user can mend: one line, no traceback. Set T5JAX_TRACEBACK=1 to see where it came from.
 MISTAKES = (ValueError, FloatingPointError, MemoryError, OSError)
@@ -526,11 +527,11 @@ def _progress(arguments: argparse.Namespace, done: int) -> Iterator[Callable[[in
 
 
 def _lines(source: str) -> Iterator[str]:
-    if source == "-":
-        yield from (line.rstrip("\n") for line in sys.stdin)
-        return
-    with open(source, encoding="utf-8") as stream:
-        yield from (line.rstrip("\n") for line in stream)
+    if source != "-":
+        return read_lines(source)
+    # As bytes, so that a line ends where it does in a file.
+    given = getattr(sys.stdin, "buffer", None)
+    return lines_of(given or (line.encode() for line in sys.stdin), "standard input")
 
 
 def _add_loading(parser: argparse.ArgumentParser) -> None:

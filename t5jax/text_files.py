@@ -5,9 +5,8 @@ A lone \\r, and Unicode's other line separators, are characters of a line like a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 _MARK = b"\xef\xbb\xbf"
 
@@ -33,12 +32,16 @@ def read_lines(file: str | Path) -> Iterator[str]:
         yield from lines_of(stream, str(path))
 
 
-def lines_of(stream: BinaryIO, source: str) -> Iterator[str]:
+def lines_of(stream: Iterable[bytes], source: str) -> Iterator[str]:
     """The lines of an open stream of bytes, as `read_lines`; `source` names it in errors."""
     for number, line in enumerate(stream, 1):
-        if number == 1 and line == _MARK:  # a file of nothing else has no lines
-            return
-        yield _decode(line.removesuffix(b"\n").removesuffix(b"\r"), number, source)
+        if number > 1 or line != _MARK:  # a mark alone is an empty file
+            yield _decode(_without_end(line), number, source)
+
+
+def _without_end(line: bytes) -> bytes:
+    # A \r at the very end of a file ends no line.
+    return line[:-1].removesuffix(b"\r") if line.endswith(b"\n") else line
 
 
 def _decoded(lines: list[bytes], source: str, end: str) -> Iterator[str]:

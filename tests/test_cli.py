@@ -98,6 +98,31 @@ def test_generate_reads_stdin(saved, expected, monkeypatch, capsys):
     assert capsys.readouterr().out.split("\n") == [*expected, ""]
 
 
+@pytest.mark.parametrize("source", ["file", "stdin"])
+def test_generate_has_one_output_for_each_line_however_it_is_written(
+    saved, expected, tmp_path, monkeypatch, capsys, source
+):
+    file = tmp_path / "in.txt"
+    # As Windows' editors write it; the \r inside is part of its line.
+    file.write_bytes(b"\xef\xbb\xbf" + "".join(f"{x}\r\n" for x in [*LINES, "a\rb"]).encode())
+    with file.open() as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        words = ["--input", str(file) if source == "file" else "-", "--max_new_tokens", "6"]
+        main(["generate", saved, *words])
+        out = capsys.readouterr().out.split("\n")
+        assert out[:-2] == expected and len(out) == len(LINES) + 2
+        file.write_bytes(b"past: go\ncaf\xe9\n")
+        stream.seek(0)
+        named = {"file": str(file), "stdin": "standard input"}[source]
+        error = error_of(capsys, "generate", saved, *words)
+        assert error.startswith(f"error: {named}, line 2: byte 0xe9 is not UTF-8")
+
+
+def test_an_output_is_one_line_whatever_the_model_says(saved, capsys):
+    main(["generate", saved, "x", "--answers", "a\rb\tc\u2028d\x85e\r\nf"])
+    assert capsys.readouterr().out == "a b\tc d e f\n"
+
+
 def test_generate_writes_to_a_device_without_a_note_beside_it(saved, expected):
     ours, theirs = os.openpty()
     main(["generate", saved, *LINES, "--max_new_tokens", "6", "--output", os.ttyname(theirs)])

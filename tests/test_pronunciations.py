@@ -98,7 +98,7 @@ def test_a_file_is_trained_on_and_another_evaluated(dictionary, tmp_path, capsys
         (b"\tAH\n", r"bad.tsv, line 1: '\tAH' is not word<TAB>phonemes"),
         (b"A\tAH\tEY\n", r"bad.tsv, line 1: 'A\tAH\tEY' is not word<TAB>phonemes"),
         (b"A\tAH\n\nB\tB IY\n", "bad.tsv, line 2: '' is not word<TAB>phonemes"),
-        (b"A\tAH\n\xe9\tEY\n", r"bad.tsv, line 2: b'\xe9\tEY\n' is not UTF-8"),
+        (b"A\tAH\n\xe9\tEY\n", r"bad.tsv, line 2: byte 0xe9 is not UTF-8"),
         (None, "bad.tsv: no such file of pronunciations"),
     ],
 )

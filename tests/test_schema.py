@@ -1,5 +1,6 @@
 """Files from outside fit the schema that declares them, or one line says where they do not."""
 
+import io
 import json
 
 import pydantic
@@ -79,6 +80,25 @@ def test_lines_are_what_was_written(tmp_path_factory, lines, end, mark):
     assert read_text(file) == text
     with file.open("rb") as stream:
         assert list(lines_of(stream, "stdin")) == lines
+
+
+@pytest.mark.parametrize(
+    "content, lines",
+    [
+        (b"", []),
+        (b"\xef\xbb\xbf", []),
+        (b"\xef\xbb\xbf\n", [""]),
+        (b"a", ["a"]),
+        (b"a\r\nb\rc\n\r\n", ["a", "b\rc", ""]),
+        (b"a\r\r\nb\r", ["a\r", "b\r"]),
+        ("a\x85b\u2028c\x0bd\x1ce\n".encode(), ["a\x85b\u2028c\x0bd\x1ce"]),
+        (b"a\n\xef\xbb\xbfb", ["a", "\ufeffb"]),
+    ],
+)
+def test_only_a_line_feed_ends_a_line(tmp_path, content, lines):
+    (tmp_path / "lines.txt").write_bytes(content)
+    assert list(read_lines(tmp_path / "lines.txt")) == lines
+    assert list(lines_of(io.BytesIO(content), "stdin")) == lines
 
 
 def test_a_byte_that_is_not_utf8_is_named_with_file_and_line(tmp_path):

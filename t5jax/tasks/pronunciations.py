@@ -27,6 +27,7 @@ from t5jax.tasks.source import (
     split_of,
     text_to_text,
 )
+from t5jax.text_files import read_lines
 
 SPLITS = ("train", "validation", "all")
 
@@ -43,22 +44,18 @@ def read_pronunciations(path: Path) -> dict[str, tuple[str, ...]]:
             f"{path}: no such file of pronunciations (word<TAB>phonemes on every line)"
         )
     pronunciations: dict[str, dict[str, None]] = {}
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            word, phonemes = _entry(line, f"{path}, line {number}")
-            pronunciations.setdefault(word, {})[phonemes] = None
+    for number, line in enumerate(read_lines(path), 1):
+        word, phonemes = _entry(line, f"{path}, line {number}")
+        pronunciations.setdefault(word, {})[phonemes] = None
     if not pronunciations:
         raise ValueError(f"{path} is empty; every line must be word<TAB>phonemes")
     return {word: tuple(listed) for word, listed in pronunciations.items()}
 
 
-def _entry(line: bytes, where: str) -> tuple[str, str]:
-    try:
-        word, *rest = (part.strip() for part in line.decode("utf-8").split("\t"))
-    except UnicodeDecodeError:
-        raise ValueError(f"{where}: {line!r} is not UTF-8") from None
+def _entry(line: str, where: str) -> tuple[str, str]:
+    word, *rest = (part.strip() for part in line.split("\t"))
     if not word or len(rest) != 1 or not rest[0]:
-        raise ValueError(f"{where}: {line.decode().rstrip()!r} is not word<TAB>phonemes")
+        raise ValueError(f"{where}: {line.rstrip()!r} is not word<TAB>phonemes")
     return word.lower(), " ".join(rest[0].split())
 
 
