@@ -5,8 +5,12 @@
 
 Trains a tiny run with two checkpoints. Each file of the newest one, and each text file of the run,
 is removed, emptied, cut in half, and has one byte flipped at a seeded place; then the run is
-loaded, converted, evaluated and resumed. Exits 1 if anything was used that is not what had been
-written, if an exception was shown, or if a damaged checkpoint kept a run from going on.
+loaded, converted, evaluated (unless it loaded as it was, but for flips) and resumed.
+
+same: the file is not read, and parameters are those of the whole run. named: one `error:` line.
+before: training went on from the checkpoint before, to the same parameters. warned: checksums are
+missing, and a line says so. Exits 1 if anything was used that is not what had been written
+(SILENT), if an exception was shown, or if a damaged checkpoint kept a run from going on (STOPPED).
 """
 
 from __future__ import annotations
@@ -74,12 +78,21 @@ DAMAGES = {"removed": remove, "emptied": empty, "cut": cut, "flipped": flip}
 
 
 def command(*words: object) -> tuple[int, str]:
-    """A command's exit code and what it printed; -1 and the traceback of an exception."""
+    """A command's exit code and what it printed; -1 and the traceback of an exception.
+
+    `load` stands for t5jax.load: its ValueError and FileNotFoundError are as a command's line.
+    """
     printed, code = io.StringIO(), 0
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         warnings.resetwarnings()
         try:
-            main([str(word) for word in words])
+            if words[0] == "load":
+                t5jax.load(str(words[1]))
+            else:
+                main([str(word) for word in words])
+        except (ValueError, FileNotFoundError) as error:
+            print(f"error: {error}")
+            code = 2
         except SystemExit as error:
             code = int(error.code or 0)
         except BaseException:
@@ -109,7 +122,7 @@ def outcome(code: int, output: str, right: Callable[[], bool]) -> str:
         return "SILENT"
     if " is taken" in output:
         return "before"
-    return "warned" if "warning:" in output else "same"
+    return "warned" if "not verified" in output else "same"
 
 
 def cases(run: Path) -> Iterator[str]:
@@ -150,6 +163,9 @@ def damage(folder: Path, config: Path, seed: int, every: int) -> collections.Cou
     for name, kind in todo[seed % every :: every]:
         results = []
         for action in ("load", "convert", "eval", "resume"):
+            if action == "eval" and results[0] == "same" and kind != "flipped":
+                results.append("-")  # its only slow part, the evaluation itself, has no more files
+                continue
             for old in (run, folder / "out"):
                 shutil.rmtree(old, ignore_errors=True)
             shutil.copytree(whole, run)
@@ -158,7 +174,7 @@ def damage(folder: Path, config: Path, seed: int, every: int) -> collections.Cou
             DAMAGES[kind](run / name, rng)
             out = folder / "out"
             if action == "load":
-                words: tuple[object, ...] = ("generate", run, "past: go", "--max_new_tokens", 2)
+                words: tuple[object, ...] = ("load", run)
                 right = lambda: same(params(run), before)  # noqa: E731
             elif action == "convert":
                 words = ("convert", run, out, "--format", "t5jax")
