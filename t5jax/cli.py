@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import t5jax
-from t5jax import standard_streams
+from t5jax import standard_streams, starting
 from t5jax.decoding.option_values import Bias, Decay, EarlyStopping, Ids, Phrase
 from t5jax.decoding.options import GenerationOptions
 from t5jax.knobs import add_number
@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # it also logs what it then raises
     # One line, as the other messages of a command; where in the code it was raised is no matter.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    if starting.is_command():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         arguments.run(arguments)
         with standard_streams.writing("standard output"):

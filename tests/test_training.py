@@ -420,3 +420,12 @@ def test_eight_devices_lose_what_one_loses(mesh, tmp_path):
     run("train", tmp_path / "eight" / "config.yaml", "--training.steps=12", "--mesh.data=1",
         "--mesh.fsdp=1", "--mesh.tensor=1")  # fmt: skip
     assert metrics(tmp_path / "eight")[-1]["step"] == 12
+
+
+@pytest.mark.parametrize("seconds", [0.5, 5.0])
+def test_ctrl_c_while_a_run_starts_shows_no_traceback(seconds, tmp_path):
+    process = start("train", write_config(tmp_path))
+    time.sleep(seconds)  # while packages are imported
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode in (-signal.SIGINT, 130) and "Traceback" not in errors
