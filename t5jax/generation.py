@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -41,6 +42,9 @@ LENGTH_BUCKETS = (32, 64, 128, 256, 384, 512, 768, 1024)
 # Ids that there is room for at first, and when that is used up: a step reads its cache whole, and
 # many outputs end long before they may. Each is a program more for those that get there.
 ROOMS = tuple(128 * 2**i for i in range(16))
+
+# Ids between two looks at the clock, where `max_time` is set.
+LOOK = 8
 
 # A shortlist (see `t5jax.decoding.shortlist`) pays for so few rows, and heads of so many entries.
 SHORTLIST_ROWS = 2
@@ -212,6 +216,11 @@ class Request:
         if options.stop_strings and vocabulary is not None:
             stop = StopStrings.of(options.stop_strings, token_texts(vocabulary))
         check_ids(options, limit)
+        if options.force_words_ids and options.num_beams == 1:
+            raise ValueError("force_words_ids needs num_beams of 2 or more")
+        for i in eos:
+            if any(i in word for phrase in options.force_words_ids for word in phrase):
+                raise ValueError(f"force_words_ids holds id {i}, which ends an output")
         answers = tuple(_answer(a, vocabulary, eos) for a in options.answers)
         longest = max(map(len, answers), default=0)
         if longest > options.max_new_tokens:
@@ -314,10 +323,11 @@ class Decoder:
         guesses = None
         with sharding.use(self.mesh):
             if beams:
-                search = Search.of(request.options)
+                search = Search.of(request.options, request.ids)
                 decoded = _in_rooms(
                     functools.partial(programs.beam_search, *call, search, results=samples),
                     length,
+                    request.options.max_time,
                     ids=request.ids,
                     block=block,
                 )
@@ -337,7 +347,9 @@ class Decoder:
                 guesses = Guesses(int(rounds) * made, int(right))
             else:
                 decode = functools.partial(programs.decode, *call)
-                decoded = _in_rooms(decode, length, ids=request.ids, block=block)
+                decoded = _in_rooms(
+                    decode, length, request.options.max_time, ids=request.ids, block=block
+                )
         decoded = jax.device_get(decoded)
         lengths = decoded.lengths.reshape(rows, samples)[:inputs]
         ids = decoded.ids.reshape(rows, samples, -1)[:inputs, :, : lengths.max()]
@@ -444,6 +456,7 @@ class Decoder:
             )
         steps = 1 if jax.default_backend() == "cpu" else 4
         given, used = 0, 0
+        max_time, began = request.options.max_time, time.monotonic()
         for room in rooms:
             with sharding.use(self.mesh):
                 state = state if room == rooms[0] else programs.extend(state, room)
@@ -461,12 +474,13 @@ class Decoder:
                         steps=steps,
                     )
                 used += steps
+                late = max_time is not None and time.monotonic() - began >= max_time
                 # Whole: a slice of an array on a device is a program of its own for each place.
                 ids, length, done = (
                     x[0] for x in jax.device_get((state.ids, state.lengths, state.done))
                 )
                 yield ids[1 + given : 1 + length].tolist()
-                if done:
+                if done or late:
                     return
                 given = length
 
@@ -536,13 +550,25 @@ def _rooms(length: int) -> tuple[int, ...]:
     return (*(n for n in ROOMS if n < length), length)
 
 
-def _in_rooms(program: Callable[..., Any], length: int, **options: Any) -> Decoded:
-    """What `program` has decoded when all rows have ended, called with more room each time."""
-    begun = None
+def _in_rooms(
+    program: Callable[..., Any], length: int, max_time: float | None, **options: Any
+) -> Decoded:
+    """What `program` has decoded when all rows have ended, called with more room each time.
+
+    With `max_time`, seconds, it is called for `LOOK` ids at a time until that has passed.
+    """
+    begun, used, began = None, 0, time.monotonic()
     for room in _rooms(length):
-        decoded, begun = program(begun, room=room, last=room == length, **options)
-        if begun is None or np.all(jax.device_get(begun.state.done)):
-            break
+        until = room if max_time is None else min(used + LOOK, room)
+        while used < room:
+            more = {} if max_time is None else {"until": np.int32(until)}
+            last = room == length and max_time is None
+            decoded, begun = program(begun, room=room, last=last, **more, **options)
+            if begun is None or np.all(jax.device_get(begun.state.done)):
+                return decoded
+            if max_time is not None and time.monotonic() - began >= max_time:
+                return decoded
+            used, until = until, min(until + LOOK, room)
     return decoded
 
 

@@ -88,6 +88,7 @@ def decode(
     done: jax.Array,
     controls: Controls,
     begun: Begun | None = None,
+    until: jax.Array | None = None,
     *,
     room: int,
     last: bool,
@@ -96,8 +97,8 @@ def decode(
 ) -> tuple[loop.Decoded, Begun | None]:
     """Greedy decoding or sampling of R rows, from the start or where another program ended.
 
-    Until all rows have ended, or have `room` ids; `last` says that nothing goes on after it. See
-    `t5jax.decoding.loop`.
+    Until all rows have ended, or have `room` ids, or `until`; `last` says that nothing goes on
+    after it. See `t5jax.decoding.loop`.
     """
     if begun is None:
         cross_kv = _apply(model, params, hidden, method="cross_kv")
@@ -105,7 +106,7 @@ def decode(
     else:
         cross_kv, state = begun.cross_kv, begun.state.extend(room)
     step = _step(model, params, cross_kv, mask, controls)
-    state = loop.decode(state, step, row_keys, controls, ids, block)
+    state = loop.decode(state, step, row_keys, controls, ids, block, until)
     return loop.finish(state, ids), None if last else Begun(cross_kv, state)
 
 
@@ -120,6 +121,7 @@ def beam_search(
     controls: Controls,
     search: beam.Search,
     begun: Begun | None = None,
+    until: jax.Array | None = None,
     *,
     room: int,
     last: bool,
@@ -135,8 +137,9 @@ def beam_search(
     else:
         cross_kv, state = begun.cross_kv, begun.state.extend(room)
     step = _step(model, params, cross_kv, mask, controls)
-    state = beam.beam_search(state, step, row_keys, controls, search, ids, block)
-    return beam.finish(state, done, search, ids, results), None if last else Begun(cross_kv, state)
+    state = beam.beam_search(state, step, row_keys, controls, search, ids, block, until)
+    decoded = beam.finish(state, done, controls, search, ids, results, cut=until is not None)
+    return decoded, None if last else Begun(cross_kv, state)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "assistant", "length", "ids", "guesses"))

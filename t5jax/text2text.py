@@ -426,7 +426,8 @@ class Text2Text:
 
     def _assistant(self, model: Text2Text | None, options: Mapping[str, Any]) -> Decoder | None:
         """An assistant's decoder; ValueError where it cannot assist."""
-        beams = self.generation.replace(options).num_beams
+        settings = self.generation.replace(options)
+        beams = settings.num_beams
         if model is None:
             count = options.get("num_assistant_tokens")
             if count is not None:
@@ -436,6 +437,11 @@ class Text2Text:
         model._need_decoder()
         if beams > 1:
             raise ValueError(f"num_beams={beams} cannot be assisted; leave assistant_model out")
+        if settings.max_time is not None:
+            raise ValueError(
+                f"max_time={settings.max_time} cannot be kept with an assistant_model, which "
+                "decodes to the end at once; leave one of them out"
+            )
         ours, theirs = ((t.config.vocab_size, t.config.pad_token_id) for t in (self, model))
         if ours != theirs:
             raise ValueError(

@@ -180,7 +180,7 @@ def search_table(log_p, alpha, beams, length):
     state = beam.begin((), done, controls, search, ids, length)
     keys = jnp.zeros((1, 2), jnp.uint32)
     state = beam.beam_search(state, step, keys, controls, search, ids, block=1)
-    return beam.finish(state, done, search, ids, beams)
+    return beam.finish(state, done, controls, search, ids, beams)
 
 
 @settings(deadline=None, max_examples=60)

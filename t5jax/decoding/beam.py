@@ -29,6 +29,7 @@ from t5jax.decoding.loop import (
     start_processors,
 )
 from t5jax.decoding.options import GenerationOptions
+from t5jax.decoding.phrases import Phrases, places, share_out
 from t5jax.decoding.processors import FORBIDDEN
 from t5jax.decoding.samplers import Sample
 from t5jax.decoding.selection import largest, take
@@ -45,6 +46,7 @@ class Search:
     `full` stops an input at K finished hypotheses. `t5x`: its scores, of lengths that count what
     was given, and its pool, which takes every candidate that ended and not only those among the
     best K. `renormalize`: what processors leave of the probabilities sums to 1 again.
+    `phrases`: what every hypothesis is to hold.
     """
 
     penalty: Any
@@ -53,10 +55,12 @@ class Search:
     full: bool = flax.struct.field(pytree_node=False, default=False)
     t5x: bool = flax.struct.field(pytree_node=False, default=False)
     renormalize: bool = flax.struct.field(pytree_node=False, default=False)
+    phrases: Phrases | None = None
 
     @classmethod
-    def of(cls, options: GenerationOptions) -> Search:
+    def of(cls, options: GenerationOptions, ids: Ids) -> Search:
         """From generation options."""
+        words = options.force_words_ids
         t5x = options.brevity_penalty is not None
         penalty = options.brevity_penalty if t5x else options.length_penalty
         return cls(
@@ -66,6 +70,7 @@ class Search:
             full=options.early_stopping is True,
             t5x=t5x,
             renormalize=options.renormalize_logits,
+            phrases=Phrases.of(words, ids.vocab) if words else None,
         )
 
     def score(self, log_p: jax.Array, length: jax.Array) -> jax.Array:
@@ -91,7 +96,7 @@ class BeamState:
 
     `ids` int32[B, K, 1 + T] and `scores` float32[B, K], the sums of log-probabilities, are of the
     running beams, best first; minus infinity: no beam. `ancestry` int32[B, K, T]: whose slot of the
-    cache holds a beam's past. `processors`, `stop`: leaves [B * K, …].
+    cache holds a beam's past. `processors`, `stop`, `progress` of the phrases: leaves [B * K, …].
     """
 
     index: jax.Array
@@ -102,6 +107,7 @@ class BeamState:
     ancestry: jax.Array
     processors: tuple[Any, ...]
     stop: Any
+    progress: Any
     cache: Any
 
     def extend(self, length: int) -> BeamState:
@@ -145,6 +151,7 @@ def begin(
         ancestry=jnp.full((batch, beams, length), -1, jnp.int32),
         processors=start_processors(controls.processors, tokens),
         stop=() if controls.stop is None else controls.stop.start(batch * beams),
+        progress=() if search.phrases is None else search.phrases.start(batch * beams),
         cache=cache,
     )
 
@@ -157,6 +164,7 @@ def beam_search(
     search: Search,
     ids: Ids,
     block: int,
+    until: jax.Array | None = None,
 ) -> BeamState:
     """Searches until all inputs have ended, or room is used up.
 
@@ -165,32 +173,71 @@ def beam_search(
       step: `logits, cache = step(tokens int32[B*K], cache, index, ancestry int32[B, K, T])`.
       row_keys: uint32[B, 2], threefry key data, one an input.
       controls, search, ids: as in `begin`.
-      block: as in `loop.decode`.
+      block, until: as in `loop.decode`.
     """
-    room = state.ancestry.shape[2]
+    room = state.ancestry.shape[2] if until is None else until
     return run(state, lambda s: advance(s, step, row_keys, controls, search, ids), room, block)
 
 
-def finish(state: BeamState, done: jax.Array, search: Search, ids: Ids, results: int) -> Decoded:
+def finish(
+    state: BeamState,
+    done: jax.Array,
+    controls: Controls,
+    search: Search,
+    ids: Ids,
+    results: int,
+    *,
+    cut: bool = False,
+) -> Decoded:
     """The best `results` hypotheses of each input, best first; fewer have scores of -inf.
 
     Fewer there are only where constraints leave no more.
 
     Args:
       state: after the last step.
-      done, search, ids: as in `begin`.
+      done, controls, search, ids: as in `begin`.
       results: static, at most `search.beams`.
+      cut: static, whether inputs that have not ended end here.
     """
     batch, pool = len(done), state.pool
+    lost = done[:, None] | (state.scores == -jnp.inf)
+    if search.phrases is not None:
+        lost |= ~search.phrases.holds(state.progress).reshape(lost.shape)
+    lengths = jnp.where(lost, 0, jnp.sum(state.ids >= 0, axis=-1) - 1)
     if search.t5x:
         # T5X: where nothing has ended, what is running, with its plain scores.
         some = pool.scores[:, :1] > -jnp.inf
-        lost = done[:, None] | (state.scores == -jnp.inf)
-        lengths = jnp.sum(state.ids >= 0, axis=-1) - 1
         pool = Pool(
             jnp.where(some[..., None], pool.ids, jnp.where(lost[..., None], -1, state.ids)),
-            jnp.where(some, pool.scores, state.scores),
-            jnp.where(some, pool.lengths, jnp.where(lost, 0, lengths)),
+            jnp.where(some, pool.scores, jnp.where(lost, -jnp.inf, state.scores)),
+            jnp.where(some, pool.lengths, lengths),
+        )
+    elif cut:
+        # As at the last step, what is running ends where it is.
+        length = (
+            make_context(
+                state.ids[:, 0], state.index - 1, controls.max_new_tokens, controls.prefix
+            ).decided
+            + 1
+        )
+        scores = search.score(jnp.where(lost | state.done[:, None], -jnp.inf, state.scores), length)
+        both = Pool(
+            *(
+                jnp.concatenate(pair, axis=1)
+                for pair in (
+                    (pool.ids, state.ids),
+                    (pool.scores, scores),
+                    (pool.lengths, lengths),
+                )
+            )
+        )
+        _, best = jax.lax.top_k(both.scores, search.beams)
+        pool = jax.tree.map(lambda x: take(x, best), both)
+        nothing = pool.scores == -jnp.inf
+        pool = Pool(
+            jnp.where(nothing[..., None], -1, pool.ids),
+            pool.scores,
+            jnp.where(nothing, 0, pool.lengths),
         )
     return Decoded(
         finish_ids(pool.ids[:, :results], ids.pad).reshape(batch * results, -1),
@@ -237,7 +284,13 @@ def advance(
 
     # 1. Candidates: enough that K go on although K end.
     count = max(2, 1 + len(ids.eos)) * beams
-    scores, parents, chosen = _candidates(totals, count, controls, search, row_keys, index)
+    if search.phrases is None:
+        scores, parents, chosen = _candidates(totals, count, controls, search, row_keys, index)
+        place = jnp.arange(count)
+    else:
+        there = jax.tree.map(lambda x: x.reshape(batch, beams, *x.shape[1:]), state.progress)
+        scores, parents, chosen, bank = search.phrases.candidates(totals, there, ids.eos)
+        place = places(scores, bank)
     inputs = make_context(state.ids[:, 0], index, controls.max_new_tokens, controls.prefix)
     length, last = inputs.decided + 1, (inputs.remaining <= 1)[:, None]
     longest = controls.max_new_tokens
@@ -247,15 +300,21 @@ def advance(
         length, longest = length + before, longest + before + 1
     ended = jnp.isin(chosen, jnp.asarray(ids.eos))
     if controls.stop is not None:
-        places = take(state.stop.reshape(batch, beams), parents)
-        ended |= advance_stop(controls, places.reshape(-1), chosen.reshape(-1))[1].reshape(
-            ended.shape
-        )
+        stop = take(state.stop.reshape(batch, beams), parents).reshape(-1)
+        ended |= advance_stop(controls, stop, chosen.reshape(-1))[1].reshape(ended.shape)
     # transformers puts what is cut off at the end into the pool as well.
     finished = ended if search.t5x else ended | last
+    if search.phrases is not None:
+        # What a stop string ends too early is lost.
+        scores = jnp.where(ended & (bank < search.phrases.whole), -jnp.inf, scores)
+        finished &= bank == search.phrases.whole
 
     # 2. Those that go on.
-    running, best = jax.lax.top_k(jnp.where(ended, -jnp.inf, scores), beams)
+    unended = jnp.where(ended, -jnp.inf, scores)
+    if search.phrases is None:
+        running, best = jax.lax.top_k(unended, beams)
+    else:
+        running, best = share_out(unended, bank, beams)
     parents_on, chosen_on = take(parents, best), take(chosen, best)
     decided, given = given_ids(controls, index)
     # While ids are given, every beam goes on as it is.
@@ -265,8 +324,7 @@ def advance(
 
     # 3. Those that enter the pool.
     enters = finished & decided[:, None] & ~state.done[:, None]
-    if not search.t5x:
-        enters &= jnp.arange(count) < beams
+    enters &= place < (count if search.t5x else beams)
     entering = jnp.where(enters, search.score(scores, length), -jnp.inf)
     pool = _merge(state, entering, parents, chosen, index)
 
@@ -281,7 +339,9 @@ def advance(
         stops |= pool.scores[:, -1] > -jnp.inf
 
     flat = (jnp.arange(batch)[:, None] * beams + parents_on).reshape(-1)
-    processors, stop = jax.tree.map(lambda x: x[flat], (state.processors, state.stop))
+    processors, stop, progress = jax.tree.map(
+        lambda x: x[flat], (state.processors, state.stop, state.progress)
+    )
     new = chosen_on.reshape(-1)
     given_or_not = jnp.repeat(decided, beams) if len(decided) > 1 else decided
     hypotheses = jax.lax.dynamic_update_slice(
@@ -300,6 +360,7 @@ def advance(
         ancestry=take(ancestry, parents_on),
         processors=advance_processors(controls.processors, processors, new, given_or_not),
         stop=advance_stop(controls, stop, new)[0],
+        progress=() if search.phrases is None else search.phrases.advance(progress, new),
         cache=cache,
     )
 

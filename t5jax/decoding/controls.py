@@ -157,6 +157,7 @@ def check_ids(options: GenerationOptions, limit: int) -> None:
         "begin_suppress_tokens": options.begin_suppress_tokens,
         "bad_words_ids": [i for word in options.bad_words_ids for i in word],
         "sequence_bias": [i for word, _ in options.sequence_bias for i in word],
+        "force_words_ids": [i for p in options.force_words_ids for word in p for i in word],
         "forced_bos_token_id": [options.forced_bos_token_id or 0],
         "forced_eos_token_id": options.forced_eos_token_id,
         "eos_token_id": options.eos_token_id,

@@ -123,7 +123,13 @@ def advance(state: State, step: Step, row_keys: jax.Array, controls: Controls, i
 
 
 def decode(
-    state: State, step: Step, row_keys: jax.Array, controls: Controls, ids: Ids, block: int
+    state: State,
+    step: Step,
+    row_keys: jax.Array,
+    controls: Controls,
+    ids: Ids,
+    block: int,
+    until: jax.Array | None = None,
 ) -> State:
     """Decodes until all rows have ended, with `max_new_tokens` at the latest, or room is used up.
 
@@ -136,8 +142,9 @@ def decode(
       ids: special ids.
       block: steps between two looks at whether all have ended. On an accelerator each look
         waits for the device, so several steps go together.
+      until: int32, a multiple of `block`: the number of ids at which to stop before room is.
     """
-    room = state.ids.shape[1] - 1
+    room = state.ids.shape[1] - 1 if until is None else until
     return run(state, lambda s: advance(s, step, row_keys, controls, ids), room, block)
 
 
@@ -146,7 +153,7 @@ def finish(state: State, ids: Ids) -> Decoded:
     return Decoded(finish_ids(state.ids, ids.pad), state.scores, state.lengths)
 
 
-def run(state: Any, one: Callable[[Any], Any], room: int, block: int) -> Any:
+def run(state: Any, one: Callable[[Any], Any], room: int | jax.Array, block: int) -> Any:
     """Steps in blocks until every row of `state.done` has ended, or `state.index` is `room`."""
 
     def several(state: Any) -> Any:

@@ -128,7 +128,7 @@ def biases(value: Any) -> tuple[Bias, ...]:
 
 
 def phrases(value: Any) -> tuple[Phrase, ...]:
-    """Phrases, each a sequence of ids or several of them that will do as well."""
+    """Phrases, each a sequence of ids or several of which any will do."""
 
     def phrase(value: Any) -> Phrase:
         parts = _several(value)
@@ -141,7 +141,7 @@ def phrases(value: Any) -> tuple[Phrase, ...]:
             raise ValueError
         return found
 
-    return tuple(map(phrase, _several(value)))
+    return tuple(dict.fromkeys(map(phrase, _several(value))))
 
 
 _WHOLE = (whole, "a whole number")

@@ -9,14 +9,14 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from t5jax.decoding.option_values import READERS, Bias, Decay, EarlyStopping, Ids
+from t5jax.decoding.option_values import READERS, Bias, Decay, EarlyStopping, Ids, Phrase
 from t5jax.decoding.samplers import Greedy, Sample
 from t5jax.knobs import knob
 from t5jax.schema import short
 
 # Options that only say how to do what a switch turns on, and what turns it on.
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-_BEAMS = ("length_penalty", "early_stopping", "brevity_penalty")
+_BEAMS = ("length_penalty", "early_stopping", "brevity_penalty", "force_words_ids")
 
 # What transformers calls otherwise, and what is wanted in its place.
 _ELSEWHERE = {
@@ -86,8 +86,16 @@ class GenerationOptions:
     forced_eos_token_id: Ids = knob((), "the id, or ids, to end with at max_new_tokens")
     eos_token_id: Ids = knob((), "ids that end an output, in place of the model's EOS")
     stop_strings: tuple[str, ...] = knob((), "texts that end an output once they are in it")
+    force_words_ids: tuple[Phrase, ...] = knob(
+        (), "beams: phrases that every output holds; of alternatives of a phrase, one"
+    )
     answers: tuple[str | Ids, ...] = knob((), "the only outputs allowed, as texts or as ids")
     num_assistant_tokens: int = knob(5, "ids that an assistant guesses at a time")
+    max_time: float | None = knob(
+        None,
+        "seconds that a batch may take, looked at every eight tokens; what is decided by then is "
+        "the output",
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -119,6 +127,8 @@ class GenerationOptions:
                     f"{name}={getattr(self, name)} is forbidden by suppress_tokens; take it out of "
                     "one of them"
                 )
+        if self.force_words_ids:
+            self._check_phrases()
         if self.brevity_penalty is not None and self.length_penalty != 1.0:
             raise ValueError(
                 f"brevity_penalty={self.brevity_penalty} and "
@@ -128,6 +138,26 @@ class GenerationOptions:
             raise ValueError(
                 f"early_stopping={self.early_stopping!r} has no meaning beside "
                 f"brevity_penalty={self.brevity_penalty}: T5X's search has a rule of its own"
+            )
+
+    def _check_phrases(self) -> None:
+        if self.do_sample:
+            raise ValueError("force_words_ids needs do_sample=False: phrases are searched for")
+        if self.answers:
+            raise ValueError(
+                "force_words_ids and answers both say what an output holds; give one of them"
+            )
+        for phrase in self.force_words_ids:
+            if all(set(word) & set(self.suppress_tokens) for word in phrase):
+                raise ValueError(
+                    f"force_words_ids holds {short(phrase)}, which suppress_tokens forbids; take "
+                    "it out of one of them"
+                )
+        least = sum(min(map(len, phrase)) for phrase in self.force_words_ids)
+        if least > self.max_new_tokens:
+            raise ValueError(
+                f"max_new_tokens={self.max_new_tokens} has no room for force_words_ids, which has "
+                f"{least} ids"
             )
 
     def _check_ranges(self) -> None:
@@ -164,6 +194,7 @@ class GenerationOptions:
             "exponential_decay_length_penalty",
             "(start, factor) with a factor that is positive",
         )
+        need(self.max_time is None or self.max_time > 0, "max_time", "positive: seconds")
         first = self.forced_bos_token_id
         need(first is None or first >= 0, "forced_bos_token_id", "an id: a whole number from 0")
         for name in ("repetition_penalty", "encoder_repetition_penalty"):
