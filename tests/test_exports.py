@@ -39,6 +39,21 @@ KINDS = {
 }
 BEAMS = {"num_beams": 3, "length_penalty": 0.6, "no_repeat_ngram_size": 2, "max_new_tokens": 12}
 
+# Not encoder_repetition_penalty: transformers takes padding for ids of the input.
+_OPTIONS = {
+    "max_new_tokens": 20, "min_new_tokens": 3, "repetition_penalty": 1.3,
+    "no_repeat_ngram_size": 3,
+    "bad_words_ids": ((9, 10), (11,)), "suppress_tokens": (12, 13), "begin_suppress_tokens": (20,),
+    "sequence_bias": (((40,), 2.0), ((41, 42), -3.0)),
+    "exponential_decay_length_penalty": (3, 1.2), "forced_eos_token_id": (1,),
+    "eos_token_id": (1, 50),
+}  # fmt: skip
+EVERY_OPTION = {
+    "greedy options": _OPTIONS | {"forced_bos_token_id": 20, "begin_suppress_tokens": ()},
+    "beam options": _OPTIONS
+    | {"num_beams": 2, "length_penalty": 2.0, "early_stopping": True, "renormalize_logits": True},
+}
+
 
 def model_of(config: T5Config, **options) -> Text2Text:
     """Random weights that end now and then; 25 ids are past the vocabulary's."""
@@ -119,6 +134,11 @@ def test_transformers_generates_what_we_do_from_what_we_wrote(tmp_path):
 @pytest.mark.slow
 def test_transformers_4_and_5_generate_what_we_do_of_every_kind(tmp_path):
     folders = [folder for kind in KINDS for folder in write_each(tmp_path, kind)]
+    config = VARIANTS["t5_1_1_small"].replace(**SMALL)
+    for name, options in EVERY_OPTION.items():
+        model = model_of(config, generation=GenerationOptions(**options))
+        model.save(tmp_path / name, format="hf")
+        folders.append(tmp_path / name)
     assert len(check(folders, their_generate.generate, in_version_4)) > 2  # some ended early
 
 

@@ -29,10 +29,8 @@ _NO_OPTIONS = frozenset(
 # Options that we do not have, with the values that turn them off.
 _OFF: dict[str, Any] = {
     "num_beam_groups": 1, "diversity_penalty": 0.0, "remove_invalid_values": False,
-    "renormalize_logits": False, "eta_cutoff": 0.0, "guidance_scale": 1.0, "low_memory": False,
-    "penalty_alpha": 0.0, "token_healing": False, "is_assistant": False,
-    "exponential_decay_length_penalty": None, "begin_suppress_tokens": None,
-    "sequence_bias": None, "force_words_ids": None, "constraints": None, "max_time": None,
+    "guidance_scale": 1.0, "low_memory": False, "penalty_alpha": 0.0, "token_healing": False,
+    "is_assistant": False, "force_words_ids": None, "constraints": None, "max_time": None,
     "dola_layers": None, "watermarking_config": None, "forced_decoder_ids": None,
     "prompt_lookup_num_tokens": None, "top_h": None,
 }  # fmt: skip
