@@ -13,6 +13,7 @@ from t5jax.cli import main
 from t5jax.formats import t5x
 from t5jax.formats.detect import open_checkpoint
 from t5jax.model.config import T5Config
+from t5jax.vocabulary import ByteVocabulary, make_vocabulary, save_vocabulary
 from tests.models import lively_params
 from tests.reference import ragged_ids, random_torch, scale_of, torch
 
@@ -239,6 +240,8 @@ def test_paths_with_dots_and_a_home_are_read_and_written(tmp_path, monkeypatch):
         for path in (f"../{format}", f"~/{format}"):
             loaded = t5jax.load(path).params["head"]["kernel"]
             np.testing.assert_array_equal(loaded, t5.params["head"]["kernel"])
+    save_vocabulary(ByteVocabulary(), tmp_path / "vocabulary")
+    assert make_vocabulary("~/vocabulary") == make_vocabulary("../vocabulary") == ByteVocabulary()
     main(["convert", "../t5x", "../here/../b", "--format", "t5x"])
     assert (tmp_path / "b" / "checkpoint").is_file()
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from t5jax.paths import user_path
 from t5jax.schema import Schema, read_json
 from t5jax.vocabulary.added_tokens import AddedToken, AddedTokensVocabulary
 from t5jax.vocabulary.base import DESCRIPTION, MOST_EXTRA_IDS, Vocabulary, path_of
@@ -100,7 +101,7 @@ def make_vocabulary(spec: str | Path, extra_ids: int | None = None) -> Vocabular
     """
     if str(spec) == ByteVocabulary.kind:
         return ByteVocabulary(BYTE_EXTRA_IDS if extra_ids is None else extra_ids)
-    path = path_of(spec, "vocabulary")
+    path = user_path(path_of(spec, "vocabulary"))
     if (path / DESCRIPTION).is_file():
         return load_vocabulary(path, extra_ids)
     if path.is_dir():
