@@ -27,6 +27,7 @@ import numpy as np
 
 import t5jax
 from t5jax import standard_streams, starting
+from t5jax.config_files import names_of
 from t5jax.decoding.option_values import Bias, Decay, EarlyStopping, Ids, Phrase
 from t5jax.decoding.options import GenerationOptions
 from t5jax.knobs import add_number
@@ -182,7 +183,11 @@ def _add_eval(commands: Any) -> None:
     add_number(parser, "--examples", int, "first examples of each task; default: all", least=1)
     add_number(parser, "--show", int, "predictions to print", default=0, least=0)
     add_number(parser, "--batch", int, "rows at a time", default=256, least=1)
-    parser.add_argument("--modules", default="", help="your task modules, divided by commas")
+    parser.add_argument(
+        "--modules",
+        default="",
+        help="your task modules, divided by commas (those of the run, where it needs them)",
+    )
     parser.add_argument(
         "--rank",
         action="store_true",
@@ -211,12 +216,14 @@ def _eval(arguments: argparse.Namespace) -> None:
     _import_tensorflow()
     from t5jax.config import LengthsConfig
     from t5jax.evaluate import Evaluation, write_results
-    from t5jax.tasks import registry
+    from t5jax.tasks import registry, run_modules
 
     registry.load_modules(names_of(arguments.modules))
+    tasks = names_of(arguments.tasks)
+    run_modules.load_of_run(arguments.checkpoint, tasks)
     limit = t5.max_input_length
     evaluation = Evaluation(
-        arguments.tasks.split(","),
+        tasks,
         t5.vocabulary,
         split=arguments.split,
         lengths=None if limit is None else LengthsConfig(limit, t5.generation.max_new_tokens),
@@ -260,6 +267,7 @@ def _metric_lines(metrics: Mapping[str, float]) -> Iterator[str]:
 
 
 def _add_resamples(parser: argparse.ArgumentParser) -> None:
+    # At most as many as t5jax.tasks.metrics.resampling.MOST_RESAMPLES.
     add_number(
         parser,
         "--resamples",
@@ -355,11 +363,6 @@ def _compare(arguments: argparse.Namespace) -> None:
                     "the module that has the task",
                     file=sys.stderr,
                 )
-
-
-def names_of(text: str) -> list[str]:
-    """Names divided by commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 # generate

@@ -37,7 +37,9 @@ class DataConfig(Section):
         "seqio task or mixture to train on (`t5jax tasks` lists them), or pronounce:FILE, of lines "
         "word<TAB>phonemes",
     )
-    modules: tuple[str, ...] = knob((), "your own task modules (dotted names or .py files)")
+    modules: tuple[str, ...] = knob(
+        (), "your own task modules (dotted names or .py files), a list or divided by commas"
+    )
     split: str = knob("train", "split to train on")
     lengths: LengthsConfig = knob(LengthsConfig(), "row lengths")
     batch: int = knob(128, "rows in a global batch, over all devices and hosts", least=1)
@@ -154,12 +156,17 @@ class MeshConfig(Section):
 class EvalConfig(Section):
     """What is evaluated during training and after it."""
 
-    tasks: tuple[str, ...] = knob((), "tasks evaluated; none: no evaluation")
+    tasks: tuple[str, ...] = knob(
+        (), "tasks evaluated, a list or divided by commas; none: no evaluation"
+    )
     split: str = knob("validation", "split evaluated")
     batch: int = knob(256, "rows decoded at a time", least=1)
     examples: int | None = knob(None, "first examples of each task to use; none: all", least=1)
     max_new_tokens: int | None = knob(
         None, "longest prediction; none: the targets' length", least=1
+    )
+    options: dict = knob(
+        {}, "generation options, as {num_beams: 4}; `t5jax generate --help` lists them"
     )
 
 

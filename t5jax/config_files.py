@@ -87,6 +87,11 @@ def build_config(
     return config
 
 
+def names_of(text: str) -> list[str]:
+    """Names divided by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def _section(tree: Any, where: str) -> Mapping[str, Any]:
     if tree is None:  # a section of which every line is commented out
         return {}
@@ -109,6 +114,8 @@ def _build(cls: type, tree: Mapping[str, Any], where: str, base: Any = None) -> 
             section = _section(value, name)
             changes[key] = _build(cast(type, kind), section, name, getattr(base, key))
         else:
+            if kind == tuple[str, ...] and isinstance(value, str):
+                value = names_of(value)
             changes[key] = check_value(name, value, kind, within)
     try:
         return dataclasses.replace(base, **changes)

@@ -15,6 +15,7 @@ import seqio
 
 from t5jax import user_code
 from t5jax.config import LengthsConfig
+from t5jax.config_files import names_of
 from t5jax.tasks.faults import check_features, checked, reading
 from t5jax.tasks.measuring import check_metrics, metrics_of, names_of_values, postprocessed
 from t5jax.tasks.metrics import bits_per_byte, perplexity
@@ -47,8 +48,8 @@ class Evaluation:
     """Tasks with their examples read, tokenized and kept, to be run on any number of models.
 
     Args:
-      names: registered tasks or mixtures; a mixture stands for those of its tasks that have the
-        split and a metric.
+      names: registered tasks or mixtures, a list or divided by commas; a mixture stands for those
+        of its tasks that have the split and a metric.
       vocabulary: the model's.
       split: of every task.
       lengths: longer inputs and targets are cut; None: nothing is.
@@ -66,7 +67,7 @@ class Evaluation:
 
     def __init__(
         self,
-        names: Sequence[str],
+        names: Sequence[str] | str,
         vocabulary: Vocabulary,
         *,
         split: str = "validation",
@@ -79,6 +80,12 @@ class Evaluation:
     ) -> None:
         if confidence is not None:
             check_bootstrap(confidence, resamples)
+        names = names_of(names) if isinstance(names, str) else list(names)
+        if not names:
+            raise ValueError("no task to evaluate is named; `t5jax tasks` lists what there is")
+        for name, number in {"batch": batch, "examples": examples}.items():
+            if number is not None and number < 1:
+                raise ValueError(f"{name}={number} must be at least 1")
         self.vocabulary = vocabulary
         self.batch = batch
         self.lengths = lengths
@@ -394,17 +401,17 @@ def _text(example: Mapping[str, Any], name: str, vocabulary: Vocabulary) -> str:
 
 
 def write_results(
-    folder: Path, results: Mapping[str, TaskResult], about: Mapping[str, Any]
+    folder: str | Path, results: Mapping[str, TaskResult], about: Mapping[str, Any] | None = None
 ) -> None:
     """FOLDER/<task>/metrics.json (with `about` in it) and predictions.jsonl, each whole or old.
 
     A metric that is not defined on these predictions (nan), or infinite, is written as null.
     """
     for name, result in results.items():
-        place = folder / name
+        place = Path(folder) / name
         place.mkdir(parents=True, exist_ok=True)
         metrics = {k: v if math.isfinite(v) else None for k, v in result.metrics.items()}
-        content = {**about, **result.about, **metrics}
+        content = {**(about or {}), **result.about, **metrics}
         _replace(place / "metrics.json", [json.dumps(content, indent=2)])
         lines = (json.dumps(row, ensure_ascii=False) for row in result.predictions)
         _replace(place / "predictions.jsonl", lines)

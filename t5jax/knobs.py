@@ -203,7 +203,13 @@ def number(kind: type[int] | type[float], within: Range) -> Callable[[str], Any]
     return read
 
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "a section of names and values",
+}
 
 
 def _plain(kind: Any) -> Any:

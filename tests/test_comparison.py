@@ -328,11 +328,11 @@ def test_other_mistakes_of_compare_are_one_line(evaluations, tmp_path, capsys):
     for words, message in {
         (a, tmp_path / "none"): "none is not there; `t5jax eval` writes it",
         (a, a, "--ranked"): "line 1 has no 'ranked'; `t5jax eval --rank` writes it",
-        (a, a, "--confidence", "2"): "confidence=2.0",
-        (a, a, "--confidence", "nan"): "confidence=nan",
-        (a, a, "--resamples", "0"): "resamples=0 must be at least 1",
-        (a, a, "--resamples", str(10**12)): "resamples=1000000000000 must be at most 1,000,000",
-        (a, a, "--seed", "-1"): "seed=-1 must be at least 0",
+        (a, a, "--confidence", "2"): "--confidence: '2' must be a number, more than 0 and less",
+        (a, a, "--confidence", "nan"): "--confidence: 'nan' must be a number, more than 0 and less",
+        (a, a, "--resamples", "0"): "--resamples: '0' must be a whole number, from 1 to 1000000",
+        (a, a, "--resamples", str(10**12)): "must be a whole number, from 1 to 1000000",
+        (a, a, "--seed", "-1"): "--seed: '-1' must be a whole number, at least 0",
     }.items():
         assert message in error_of(capsys, "compare", *words), words
 

@@ -162,5 +162,12 @@ def test_what_makes_no_interval_is_refused():
         confidence_intervals(accuracy, [1], [1], level=95)
     with pytest.raises(ValueError, match="resamples=0 must be at least 1"):
         compare(accuracy, [1], [1], [1], resamples=0)
+    for more, message in (
+        ({"resamples": 10**12}, "resamples=1000000000000 must be at most 1,000,000; 1000 is usual"),
+        ({"level": math.nan}, "confidence=nan must lie between 0 and 1"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            confidence_intervals(accuracy, [1], [1], **more)
     with pytest.raises(ValueError, match="2 targets but 1 predictions"):
         compare(accuracy, [1, 1], [1, 1], [1])

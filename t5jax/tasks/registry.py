@@ -72,6 +72,12 @@ def get(name: str) -> Provider:
     raise ValueError(_unknown(name))
 
 
+def is_known(name: str) -> bool:
+    """Whether it is registered, or of a kind that is made of files."""
+    kind, colon, _ = name.partition(":")
+    return name in task_names() or bool(colon and kind in _FILE_TASKS)
+
+
 def _unknown(name: str) -> str:
     names = task_names()
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)

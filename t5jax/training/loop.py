@@ -24,7 +24,7 @@ from t5jax.config import RunConfig
 from t5jax.config_files import build_config, differences, stored_config, to_yaml
 from t5jax.data import TrainData
 from t5jax.data.loader import Cut
-from t5jax.evaluate import Evaluation, write_results
+from t5jax.evaluate import write_results
 from t5jax.formats import native
 from t5jax.formats.checkpoint import Checkpoint
 from t5jax.formats.detect import open_checkpoint, report_assumed
@@ -33,9 +33,10 @@ from t5jax.model.network import T5
 from t5jax.model.parameters import abstract_params, count_parameters, logical_axes, stack
 from t5jax.paths import user_path
 from t5jax.sizes import check_training
-from t5jax.tasks import registry
+from t5jax.tasks import registry, run_modules
 from t5jax.text2text import Text2Text, keep_compiled_programs
 from t5jax.training.checkpoints import Checkpoints
+from t5jax.training.evaluation import generation_options, make_evaluation
 from t5jax.training.flops import peak_flops, step_flops
 from t5jax.training.host import accelerator
 from t5jax.training.layout import make_layout, stack_state, unstack_state
@@ -69,7 +70,7 @@ def train(tree: dict[str, Any]) -> None:
     config, vocabulary = resolve(tree)
     run_dir, steps = user_path(config.run_dir), config.training.steps
     check_run(run_dir, config)
-    registry.load_modules(config.data.modules)
+    registry.load_modules(run_modules.there(run_dir, config.data.modules))
     mesh = sharding.make_mesh(config.mesh)
     with contextlib.closing(Checkpoints(run_dir, config.training)) as checkpoints:
         start = checkpoints.whole(say)
@@ -115,6 +116,8 @@ def resolve(tree: dict[str, Any]) -> tuple[RunConfig, Vocabulary]:
     else:
         vocabulary = make_vocabulary(early.vocabulary or "bytes")
     config = build_config(tree, vocabulary, initial, assumed)
+    data = dataclasses.replace(config.data, modules=run_modules.absolute(config.data.modules))
+    config = dataclasses.replace(config, data=data)
     if config.model.encoder_only:
         raise ValueError("model.num_decoder_layers=0: there is nothing to train without a decoder")
     if config.model.vocab_size < vocabulary.vocab_size:
@@ -158,7 +161,8 @@ def write_run(run_dir: Path, config: RunConfig, vocabulary: Vocabulary) -> None:
     lengths = config.data.lengths
     generation = {"max_new_tokens": config.eval.max_new_tokens or lengths.targets}
     model = native.Model(config.model, vocabulary, generation, lengths.inputs)
-    native.write_model(run_dir, model, {CONFIG_FILE: to_yaml(config).encode()})
+    files = {CONFIG_FILE: to_yaml(config).encode(), **run_modules.copies(config.data.modules)}
+    native.write_model(run_dir, model, files)
 
 
 def say(line: str) -> None:
@@ -230,7 +234,8 @@ class Run:
         provider = registry.with_vocabulary(
             config.data.mixture, registry.seqio_vocabulary(vocabulary)
         )
-        self.evaluation = _evaluation(config, vocabulary)
+        self.eval_options = generation_options(config, vocabulary)
+        self.evaluation = make_evaluation(config, vocabulary)
         self.checkpoints = checkpoints
         position = None
         # Of the steps since the last logged one, and the seconds that they took.
@@ -362,8 +367,7 @@ class Run:
             dtype=self.config.training.dtype,
             mesh=self.mesh if self.mesh.size > 1 else None,
         )
-        limit = self.config.eval.max_new_tokens or self.config.data.lengths.targets
-        results = self.evaluation.run(t5, max_new_tokens=limit)
+        results = self.evaluation.run(t5, **self.eval_options)
         about = {"step": step, "split": self.config.eval.split}
         write_results(self.run_dir / "eval", results, about)
         return {
@@ -470,17 +474,3 @@ def read_window(folder: Path) -> tuple[list[StepMetrics], float, str]:
             [fields] * int(saved["steps"]),
         )
         return window, float(saved["seconds"]), str(saved["written"])
-
-
-def _evaluation(config: RunConfig, vocabulary: Vocabulary) -> Evaluation | None:
-    tasks: Sequence[str] = config.eval.tasks
-    if not tasks:
-        return None
-    return Evaluation(
-        tasks,
-        vocabulary,
-        split=config.eval.split,
-        lengths=config.data.lengths,
-        examples=config.eval.examples,
-        batch=config.eval.batch,
-    )

@@ -1,0 +1,66 @@
+"""A run's own task modules, found again wherever it lies and wherever the command is started.
+
+A run's config.yaml names `.py` files by absolute path, and the run keeps a copy of each. The file
+itself comes first, since it may have been worked on; the copy serves a run that was moved to where
+that file is not. A module that reads files beside its own wants to be named with --modules there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from t5jax.config_files import stored_config
+from t5jax.paths import user_path
+from t5jax.tasks import registry
+
+MODULES = "modules"
+CONFIG = "config.yaml"
+
+
+def absolute(modules: Sequence[str]) -> tuple[str, ...]:
+    """Files by absolute path; dotted names as they are."""
+    return tuple(str(user_path(name)) if name.endswith(".py") else name for name in modules)
+
+
+def copies(modules: Sequence[str]) -> dict[str, bytes]:
+    """The modules that are files, by absolute path, as files of a run's folder."""
+    return {
+        str(_copy(Path(), name)): Path(name).read_bytes()
+        for name in modules
+        if name.endswith(".py") and Path(name).is_file()
+    }
+
+
+def load_of_run(checkpoint: str | Path, tasks: Sequence[str]) -> None:
+    """Loads the modules of the run that a checkpoint is of, if a task is unknown without them.
+
+    Raises ValueError for a module that is gone, or that cannot be imported.
+    """
+    unknown = [name for name in tasks if not registry.is_known(name)]
+    place = Path(checkpoint)
+    for folder in (place, place.absolute().parent.parent):
+        if unknown and (folder / CONFIG).is_file() and (folder / "model.json").is_file():
+            modules = there(folder, stored_config(folder / CONFIG).data.modules)
+            for name in modules:
+                if name.endswith(".py") and not Path(name).is_file():
+                    raise ValueError(
+                        f"no task is called {unknown[0]!r}, and {name}, a module of the run "
+                        f"{folder}, is not there any more; name it: --modules FILE.py"
+                    )
+            registry.load_modules(modules)
+            return
+
+
+def there(run_dir: Path, modules: Sequence[str]) -> list[str]:
+    """The modules, with the run's copy in place of a file that is gone."""
+    return [
+        str(copy) if name.endswith(".py") and not Path(name).is_file() and copy.is_file() else name
+        for name, copy in ((name, _copy(run_dir, name)) for name in modules)
+    ]
+
+
+def _copy(folder: Path, name: str) -> Path:
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]  # two may be called alike
+    return folder / MODULES / f"{Path(name).stem}-{digest}.py"
