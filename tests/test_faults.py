@@ -273,9 +273,11 @@ def test_lengths_with_no_room_beside_eos_are_refused(add, name, capsys):
         f"task short cannot have {name} of 1 tokens, whose EOS would be all that there is; use 2 "
         "or more"
     )
+    assert said in error_of(capsys, "tasks", task, f"--{name}=1")
+    registered = seqio.TaskRegistry.get(task)
     for length in (0, -1):
-        said = error_of(capsys, "tasks", task, f"--{name}={length}")
-        assert f"task short cannot have {name} of {length} tokens; use 2 or more" in said
+        with pytest.raises(ValueError, match=f"cannot have {name} of {length} tokens; use 2 or"):
+            faults.check_features(registered, {name: length})
 
 
 # --- text and sizes -------------------------------------------------------------------------------

@@ -14,10 +14,11 @@ from t5jax.tasks.metrics import (
     pearson_corrcoef,
     spearman_corrcoef,
 )
-from t5jax.tasks.postprocessors import label_index, number
+from t5jax.tasks.postprocessors import label_index, number, referent
 from t5jax.tasks.ranking import set_answers
 from t5jax.tasks.source import SPLITS
 from t5jax.tasks.text import Row, add_task, each, label_text
+from t5jax.tasks.winograd import resolve_hypothesis
 
 _MNLI_SPLITS = (
     "train",
@@ -103,3 +104,13 @@ for _task in TASKS:
     )
     if _task.labels:
         set_answers(f"glue_{_task.name}_v002", _task.labels)
+
+# For models trained on WSC and definite pronouns: WNLI itself is too small, and its rows mislead.
+add_task(
+    "glue_wnli_v002_simple_eval",
+    "glue/wnli:1.0.0",
+    [each(resolve_hypothesis)],
+    splits=("validation", "test"),
+    postprocess=referent,
+    metrics=[accuracy],
+)

@@ -1,6 +1,14 @@
-"""T5's mixtures. Rates are the numbers of training examples, as T5 had them."""
+"""T5's mixtures. Rates are numbers of training examples up to a limit, as T5 had them, or equal.
+
+With other limits, or a temperature, over any of these tasks:
+
+    rates = mixtures.proportional(mixtures.ALL, maximum=2**21, temperature=2)
+    seqio.MixtureRegistry.add("mine", list(rates.items()))
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
 
 import seqio
 
@@ -13,6 +21,7 @@ from t5jax.tasks import (  # noqa: F401
     super_glue,
     translation,
 )
+from t5jax.tasks.behind_sentinel import sentinel_name
 
 # WNLI is left out, as in T5: WSC and DPR train the same. Diagnostic sets are evaluated only.
 GLUE = {
@@ -53,38 +62,88 @@ OTHERS = {
 }
 # T5's mixtures name a task whose objective comes from a gin file: span corruption, for all released
 # checkpoints.
-UNSUPERVISED = {"c4_v220_span_corruption": 364_868_892}
+_C4 = 364_868_892
+UNSUPERVISED = {"c4_v020_unsupervised": _C4}
+# Under this name the oldest mixtures here have it; a run's saved position knows its tasks by name.
+_UNSUPERVISED = {"c4_v220_span_corruption": _C4}
+SUPERVISED = GLUE | SUPER_GLUE | OTHERS
+ALL = SUPERVISED | UNSUPERVISED
 
 # The most that a data set counts for in T5's multi-task training (arXiv:1910.10683, section 3.5.3).
 LIMIT = 2**19
+# The same in the pre-training of the released checkpoints (section 3.7), which count C4 as more the
+# larger they are; this is what their code has for C4 if nothing else is said.
+PRETRAINING = 1_000_000
 
 
-def without(left_out: str) -> dict[str, float]:
-    """Rates of all tasks but one, which is for fine-tuning; GLUE and SuperGLUE are one each.
+def rate(
+    examples: float, maximum: float | None = None, temperature: float = 1.0, scale: float = 1.0
+) -> float:
+    """min(scale · examples, maximum)^(1 / temperature): T5's and seqio's mixing rate.
 
-    RTE is in both of these: where both are there, each counts half.
+    Raises ValueError for a maximum, temperature or scale that is not above 0.
     """
-    groups = {"glue_v002_proportional": GLUE, "super_glue_v102_proportional": SUPER_GLUE}
-    left = groups.get(left_out, {left_out})
-    rates = GLUE | SUPER_GLUE | OTHERS | UNSUPERVISED
-    share = 1 if left_out in groups else 0.5
+    for name, value in (("maximum", maximum), ("temperature", temperature), ("scale", scale)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}={value!r} must be above 0")
+    scaled = examples * scale
+    return (scaled if maximum is None else min(scaled, maximum)) ** (1 / temperature)
+
+
+def proportional(
+    sizes: Mapping[str, float],
+    maximum: float | None = None,
+    temperature: float = 1.0,
+    scale: float = 1.0,
+) -> dict[str, float]:
+    """Tasks' sizes -> their rates. RTE is in GLUE and in SuperGLUE: where both are there, half."""
+    share = 0.5 if {"glue_rte_v002", "super_glue_rte_v102"} <= set(sizes) else 1
     return {
-        name: min(rate, LIMIT) * (share if "glue_rte" in name else 1)
-        for name, rate in rates.items()
-        if name not in left
+        name: rate(size, maximum, temperature, scale) * (share if "glue_rte" in name else 1)
+        for name, size in sizes.items()
     }
 
 
+def equal(names: Iterable[str]) -> dict[str, float]:
+    return dict.fromkeys(names, 1.0)
+
+
+def without(left_out: str) -> dict[str, float]:
+    """Rates of all tasks but one, which is for fine-tuning; GLUE and SuperGLUE are one each."""
+    groups = {"glue_v002_proportional": GLUE, "super_glue_v102_proportional": SUPER_GLUE}
+    left = groups.get(left_out, {left_out})
+    sizes = SUPERVISED | _UNSUPERVISED
+    return proportional({name: size for name, size in sizes.items() if name not in left}, LIMIT)
+
+
+def _of(*names: str) -> dict[str, int]:
+    return {name: ALL[name] for name in names}
+
+
+_LARGE_TRANSLATION = _of("wmt_t2t_ende_v003", "wmt15_enfr_v003")
+_LARGE = _LARGE_TRANSLATION | _of("cnn_dailymail_v002")
+
 MIXTURES: dict[str, dict[str, float]] = {
     "glue_v002_proportional": dict(GLUE),
+    "glue_mnli_and_dev_v002": equal(name for name in GLUE if "mnli" in name),
     "super_glue_v102_proportional": dict(SUPER_GLUE),
+    "super_glue_v102_proportional_sentinel": {
+        sentinel_name(name): size for name, size in SUPER_GLUE.items()
+    },
     "wsc_dpr_simple_proportional": dict(WSC),
     "en_mix": {
-        "c4_v220_span_corruption": 1_000_000,
+        "c4_v220_span_corruption": PRETRAINING,
         **GLUE,
         **SUPER_GLUE,
         "squad_v010_allanswers": OTHERS["squad_v010_allanswers"],
     },
+    "all_equal": equal(ALL),
+    "all_proportional": proportional(ALL, LIMIT),
+    "all_mix": proportional(ALL, PRETRAINING),
+    "large_supervised_equal": equal(_LARGE),
+    "large_supervised_proportional": proportional(_LARGE, LIMIT),
+    "large_translation_equal": equal(_LARGE_TRANSLATION),
+    "squad_trivia_qa_equal": equal(("squad_v010_allanswers", "trivia_qa_v010")),
     **{
         f"leave_one_out_{name}": without(name)
         for name in ("glue_v002_proportional", "super_glue_v102_proportional", *OTHERS)

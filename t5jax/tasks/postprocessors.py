@@ -59,6 +59,16 @@ def answers(
     return output
 
 
+def answers_in_context(
+    output: str, example: Example | None = None, is_target: bool = False, **unused: object
+) -> str | dict[str, Any]:
+    """A target becomes all right answers, `answers`, and the text that they are in, `context`."""
+    if is_target and example:
+        context = bytes(example["context"]).decode("utf-8")
+        return {"answers": answers(output, example, is_target), "context": context}
+    return output
+
+
 def one_answer(output: str, is_target: bool = False, **unused: object) -> str | list[str]:
     """A target becomes a list of itself."""
     return [output] if is_target else output

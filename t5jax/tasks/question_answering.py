@@ -8,7 +8,7 @@ import seqio
 import tensorflow as tf
 
 from t5jax.tasks import metrics
-from t5jax.tasks.postprocessors import answers, one_answer
+from t5jax.tasks.postprocessors import answers, answers_in_context, one_answer
 from t5jax.tasks.text import Row, add_task, each, escaped, one_blank, spaced
 
 
@@ -16,18 +16,48 @@ def _ask(question: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
     return one_blank(tf.strings.join(["question:", question, "context:", context], separator=" "))
 
 
-def squad(row: Row) -> dict[str, tf.Tensor]:
-    """SQuAD, punctuation spaced; the first answer is trained on, all go to the metrics."""
+def squad(row: Row, with_context: bool = True) -> dict[str, tf.Tensor]:
+    """SQuAD, punctuation spaced; the first answer is trained on, all go to the metrics.
+
+    Without the context (`squad trivia question: …`) the answer has to be known.
+    """
     right = spaced(row["answers"]["text"])
     question, context = spaced(row["question"]), spaced(row["context"])
+    alone = one_blank(tf.strings.join(["squad trivia question:", question], separator=" "))
     return {
-        "inputs": _ask(question, context),
+        "inputs": _ask(question, context) if with_context else alone,
         "targets": right[0],
         "id": row["id"],
         "question": question,
         "context": context,
         "answers": right,
     }
+
+
+def spans(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Examples of SQuAD with the place of the answer instead of its text: `start: 3 end: 4`.
+
+    Words are counted from 0, the last one included. As in T5, each character that is no ASCII
+    letter, digit or underscore divides words, so that between two of them there is an empty word,
+    which counts; and an answer that is not among the context's words, or is its end, is left out.
+    """
+
+    def words(text: tf.Tensor) -> tf.Tensor:
+        return tf.strings.split(tf.strings.regex_replace(text, r"\W", " "), sep=" ")
+
+    def place(example: Row) -> dict[str, tf.Tensor]:
+        context, answer = words(example["context"]), words(example["targets"])
+        numbers = tf.unique(tf.concat([context, answer], axis=0)).idx
+        size = tf.size(answer)
+        windows = tf.signal.frame(numbers[: tf.size(context)], size, 1)[:-1]
+        found = tf.where(tf.reduce_all(windows == numbers[tf.size(context) :], axis=1))[:, 0]
+        start = tf.cast(tf.concat([found, [-1]], axis=0)[0], tf.int32)
+        span = tf.strings.format("start: {} end: {}", [start, start + size - 1])
+        return {**example, "targets": tf.where(start < 0, "", span)}
+
+    return dataset.map(place, num_parallel_calls=tf.data.AUTOTUNE).filter(
+        lambda example: example["targets"] != ""
+    )
 
 
 def trivia_qa(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -119,6 +149,22 @@ add_task(
     splits=("train", "validation"),
     postprocess=answers,
     metrics=[metrics.squad],
+)
+add_task(
+    "squad_v010_context_free",
+    "squad/v1.1:3.0.0",
+    [each(squad, with_context=False)],
+    splits=("train", "validation"),
+    postprocess=answers,
+    metrics=[metrics.squad],
+)
+add_task(
+    "squad_v010_allanswers_span",
+    "squad/v1.1:3.0.0",
+    [each(squad), spans],
+    splits=("train", "validation"),
+    postprocess=answers_in_context,
+    metrics=[metrics.span_squad],
 )
 add_task(
     "trivia_qa_v010",

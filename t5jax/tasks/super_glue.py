@@ -13,6 +13,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from t5jax.tasks import metrics
+from t5jax.tasks.behind_sentinel import with_sentinel
 from t5jax.tasks.glue import classify, named_fields
 from t5jax.tasks.metrics import (
     Metric,
@@ -230,3 +231,13 @@ add_task(
     splits=("train", "test"),
     metrics=[accuracy],
 )
+
+for _name in (
+    *(f"super_glue_{_task.name}_v102" for _task in TASKS),
+    "super_glue_multirc_v102",
+    "super_glue_record_v102",
+    "super_glue_wsc_v102_simple_train",
+    "super_glue_wsc_v102_simple_eval",
+    "dpr_v001_simple",
+):
+    with_sentinel(_name)

@@ -55,6 +55,27 @@ def _answers(normalize: Callable[[str], str]) -> Callable[[Target, str], Row]:
     return example
 
 
+def answer_of_span(span: str, context: str) -> str:
+    """The words of the context that a text like `start: 3 end: 4` names; "" where it names none."""
+    parts = re.sub(r"\W", " ", span).split()
+    try:
+        first, last = int(parts[1]), int(parts[3])
+    except (IndexError, ValueError):
+        return ""
+    # Words are counted as T5's targets count them: one between any two characters that divide.
+    ends = [*(found.start() for found in re.finditer(r"\W", context, re.ASCII)), len(context)]
+    starts = [0, *(end + 1 for end in ends[:-1])]
+    if first > last or first >= len(starts):
+        return ""
+    return context[starts[first] : ends[min(last, len(ends) - 1)]]
+
+
+def _span(target: Mapping[str, Any], prediction: str) -> Row:
+    return _answers(normalize_squad)(
+        target["answers"], answer_of_span(prediction, target["context"])
+    )
+
+
 def _group(target: Mapping[str, Any]) -> Hashable:
     return _hashable(target.get("group"))
 
@@ -91,6 +112,16 @@ squad = built_in(
         "`em` and `f1`: the percentage of predictions equal to an accepted answer, and the mean "
         "F1 of words with the answer nearest by it, both after SQuAD's normalisation.",
         _answers(normalize_squad),
+        percentages("em", "f1"),
+    )
+)
+span_squad = built_in(
+    Metric(
+        "span_squad",
+        "`em` and `f1` as SQuAD's, of the text that a prediction like `start: 3 end: 4` names in "
+        "the context. T5's metric counts the words otherwise than T5's targets, whose own spans "
+        "it takes for wrong where punctuation comes before them.",
+        _span,
         percentages("em", "f1"),
     )
 )
