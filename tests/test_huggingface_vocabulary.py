@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -318,6 +319,59 @@ def test_a_damaged_file_is_one_clear_line_that_names_it(trained, tmp_path, name,
     file = "spiece.model" if name == "spiece_model" else f"{name}.json"
     with pytest.raises(ValueError, match=rf"^[^\n]*/{file}\b[^\n]*$"):
         from_huggingface(folder)
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+WRONG = [None, True, 7, -1, 0.5, "x", [], [None], [[]], {}, {"a": None}, 10**12, 10**400]
+
+
+@pytest.mark.parametrize("bytes_too", [False, True])
+def test_any_type_in_any_field_is_read_or_refused_in_one_line(trained, tmp_path, bytes_too):
+    token = {"content": "<x>", "lstrip": True}
+    fields = {
+        "tokenizer_config": {
+            "tokenizer_class": "ByT5Tokenizer" if bytes_too else "T5Tokenizer",
+            "extra_ids": 100, "legacy": False, "added_tokens_decoder": {"190": token},
+            "pad_token": "<pad>", "bos_token": token, "additional_special_tokens": ["<a>", token],
+            "extra_special_tokens": {"image": "<i>"},
+        },
+        "special_tokens_map": {"sep_token": "<sep>", "additional_special_tokens": ["<a>"]},
+        "added_tokens": {"<x>": 190},
+        "config": {"tokenizer_class": "T5Tokenizer"},
+        "tokenizer": {"added_tokens": [token | {"id": 3}]},
+    }  # fmt: skip
+    refused = 0
+    for name, right in fields.items():
+        changes = [json.dumps(right | {field: wrong}) for field in right for wrong in WRONG]
+        changes += [json.dumps(wrong) for wrong in WRONG] + [DEEP, '{"a": ' + DEEP + "}", "", "{"]
+        for flag in token:
+            changes += [json.dumps(right | {"unk_token": token | {flag: w}}) for w in WRONG]
+        for change in changes:
+            folder = folder_of(tmp_path / name, spiece_model=trained.model, **{name: change})
+            try:
+                assert isinstance(from_huggingface(folder), Vocabulary)
+            except ValueError as error:
+                refused += 1
+                assert str(tmp_path) in str(error) and "\n" not in str(error)
+                assert len(str(error)) < 600
+    assert refused > 200
+
+
+def test_a_damaged_model_is_read_or_refused_in_one_line(trained, tmp_path):
+    # Before the compiled rules of the characters, which are most of the file: pieces and options.
+    draw = random.Random(0)
+    folder_of(tmp_path, added_tokens={"<x>": 190})
+    end = trained.model.index(b"nmt_nfkc")
+    for _ in range(60):
+        damaged = bytearray(trained.model)
+        damaged[draw.randrange(end)] ^= 1 << draw.randrange(8)
+        (tmp_path / "spiece.model").write_bytes(bytes(damaged))
+        try:
+            vocabulary = from_huggingface(tmp_path)
+            vocabulary.decode(vocabulary.encode("the house <x>"))
+            write_huggingface(vocabulary, tmp_path / "out")
+        except ValueError as error:
+            assert "\n" not in str(error)
 
 
 def test_a_damaged_tokenizer_json_is_named(trained, tmp_path):

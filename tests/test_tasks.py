@@ -22,6 +22,7 @@ from t5jax.vocabulary import (
     train_sentencepiece,
     write_huggingface,
 )
+from tests.vocabularies import released
 
 TASKS = {"pronounce": pronounce.read_pronounce, "inflect": inflect.read_inflect}
 LENGTHS = {"inputs": 64, "targets": 64}
@@ -373,6 +374,21 @@ def test_seqio_vocabulary_has_the_same_ids(vocabulary, tokenizer_json):
         theirs = registry.seqio_vocabulary(ours)
         assert theirs.encode(text) == ours.encode(text)
         assert (theirs.vocab_size, theirs.extra_ids) == (ours.vocab_size, ours.extra_ids)
+
+
+def test_training_cuts_a_text_otherwise_only_where_that_is_as_probable():
+    ours = SentencePieceVocabulary(released("t5"))
+    op = registry.seqio_vocabulary(ours).encode_tf
+    assert (op("----").numpy().tolist(), ours.encode("----")) == ([3, 14817, 18], [3, 18, 14817])
+    # Runs of one character have the most such ways, and this many of them.
+    runs = [c * n for c in "-._=*#0123456789aoeh!?x" for n in range(1, 24)]
+    different = 0
+    for text in runs:
+        theirs, here = op(text).numpy().tolist(), ours.encode(text)
+        different += theirs != here
+        scores = [sum(map(ours.processor.get_score, ids)) for ids in (theirs, here)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    assert 0 < different < 0.2 * len(runs)
 
 
 def test_seqio_vocabulary_reads_no_stale_model(tmp_path):

@@ -265,3 +265,53 @@ def test_training_mistakes_are_one_line(tmp_path):
 def test_negative_extra_ids_are_refused():
     with pytest.raises(ValueError, match="extra_ids=-1"):
         ByteVocabulary(-1)
+
+
+# --- arguments ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bytes", "sentencepiece"])
+def test_wrong_arguments_name_themselves(trained, kind):
+    vocabulary = ByteVocabulary() if kind == "bytes" else trained
+    for wrong in (None, 5, b"x", ["a"]):
+        with pytest.raises(TypeError, match=r"^text=.* must be a string, not "):
+            vocabulary.encode(wrong)
+    with pytest.raises(ValueError, match=r"^text='a\\ud800' holds a lone surrogate at 1"):
+        vocabulary.encode("a\ud800")
+    for wrong in (None, 5, "x", ["a"], [1.5], [None], [True], [10**30]):
+        with pytest.raises(TypeError, match=r"^ids=.* must be one sequence of whole numbers"):
+            vocabulary.decode(wrong)
+    with pytest.raises(ValueError, match=r"^ids holds -100; ids are 0 or more"):
+        vocabulary.decode([5, -100])
+
+
+def test_wrong_arguments_of_makers_name_themselves(trained, tmp_path):
+    for wrong in (10**12, -1):
+        for make in (ByteVocabulary, lambda n: SentencePieceVocabulary(trained.model, n)):
+            with pytest.raises(ValueError, match=rf"^extra_ids={wrong}; use 0 to 65536"):
+                make(wrong)
+    for wrong in (1.0, "7", True, [1]):
+        with pytest.raises(TypeError, match=r"^extra_ids=.* must be a whole number"):
+            SentencePieceVocabulary(trained.model, wrong)
+    for make in (make_vocabulary, load_vocabulary, SentencePieceVocabulary):
+        for wrong in (None, 5, ["x"]):
+            with pytest.raises(TypeError, match=r"=.* must be a path, not "):
+                make(wrong)
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        '{"kind": "bytes", "extra_ids": 1000000000000}',
+        '{"kind": "bytes", "extra_ids": true}',
+        '{"kind": ["bytes"], "extra_ids": 1}',
+        '{"kind": "added_tokens", "extra_ids": 1}',
+        '{"kind": "added_tokens", "extra_ids": 0, "base": "bytes", "legacy": true, "tokens": [7]}',
+        "[" * 100_000,
+        "null",
+    ],
+)
+def test_descriptions_of_wrong_types_are_named_in_one_line(tmp_path, description):
+    (tmp_path / "vocabulary.json").write_text(description)
+    with pytest.raises(ValueError, match=r"^[^\n]*vocabulary\.json\b[^\n]*$"):
+        load_vocabulary(tmp_path)

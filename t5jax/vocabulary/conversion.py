@@ -40,7 +40,11 @@ def to_tokenizer_json(vocabulary: SentencePieceVocabulary) -> bytes:
 
     rules: list[norm.Normalizer] = []
     if model.charsmap:
-        rules += [norm.Precompiled(model.charsmap)]
+        try:
+            rules += [norm.Precompiled(model.charsmap)]
+        except Exception as error:  # the library has no kind of its own
+            cause = " ".join(str(error).split())
+            raise ValueError(f"the SentencePiece model is damaged: {cause}") from None
     if model.remove_extra_whitespaces:
         # Not on the left: after a sentinel, a space there says that a word begins. And not with
         # norm.Strip, to which more characters are white space than to SentencePiece.

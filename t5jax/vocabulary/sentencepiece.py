@@ -17,7 +17,11 @@ SENTENCEPIECE_MODEL = "spiece.model"
 class SentencePieceVocabulary(Vocabulary):
     """A SentencePiece model with sentinels appended: `<extra_id_0>` is the highest id.
 
-    The ids of `seqio.SentencePieceVocabulary(path, extra_ids)`.
+    The ids of `seqio.SentencePieceVocabulary(path, extra_ids)` in Python, and of transformers'.
+    seqio's TensorFlow op, which training data goes through as T5's did, holds an older
+    SentencePiece. Of several equally probable ways to cut a text it may take another: "----" is
+    "---", "-" to it and "-", "---" here. The older one compares sums of log probabilities before
+    they are rounded to float32, the newer one after.
 
     Args:
       model_bytes_or_path: a serialized model, or the path of a file that holds one.

@@ -69,14 +69,14 @@ def without_dummy_prefix(model: bytes) -> bytes:
 
 
 def parse(model: bytes) -> Model:
-    """Reads a model for which `is_complete` holds."""
+    """Reads a model for which `is_complete` holds. Raises ValueError where it is damaged."""
     pieces = []
     trainer: dict[int, int | bytes] = {}
     normalizer: dict[int, int | bytes] = {}
     for number, value in _fields(model):
         if number == _PIECE:
             fields = dict(_fields(_bytes(value)))
-            score = struct.unpack("<f", _bytes(fields.get(2, b"\0\0\0\0")))[0]
+            score = _float(_bytes(fields.get(2, bytes(4))))
             text = _bytes(fields.get(1, b"")).decode("utf-8")
             pieces.append(Piece(text, score, _int(fields.get(3, 1))))
         elif number == _TRAINER:
@@ -94,13 +94,22 @@ def parse(model: bytes) -> Model:
 
 
 def _int(value: int | bytes) -> int:
-    assert isinstance(value, int)
+    if not isinstance(value, int):
+        raise ValueError("a number is bytes")
     return value
 
 
 def _bytes(value: int | bytes) -> bytes:
-    assert isinstance(value, bytes)
+    if not isinstance(value, bytes):
+        raise ValueError("bytes are a number")
     return value
+
+
+def _float(value: bytes) -> float:
+    if len(value) != 4:
+        raise ValueError("a score has no four bytes")
+    score: float = struct.unpack("<f", value)[0]
+    return score
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
