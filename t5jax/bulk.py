@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
+from t5jax.decoding.constraints import AllowedTokens
 from t5jax.decoding.controls import LogitsProcessor
 from t5jax.generation import LENGTH_BUCKETS, ROW_BUCKETS, Generation, bucket
 from t5jax.knobs import Range, check_value
@@ -32,6 +33,7 @@ def generate_each(
     window: int | None = None,
     decoder_prefix: str | None = None,
     logits_processor: LogitsProcessor | None = None,
+    prefix_allowed_tokens_fn: AllowedTokens | None = None,
     assistant_model: Text2Text | None = None,
     on_batch: Callable[[Generation], None] = lambda result: None,
     **options: Any,
@@ -52,6 +54,7 @@ def generate_each(
       window: texts sorted together, and read before the first result; default: 32 full batches.
       decoder_prefix: what every output begins with; see `t5.generate`.
       logits_processor, assistant_model: see `t5.generate`.
+      prefix_allowed_tokens_fn: too; it gets the text's number among all.
       on_batch: called with what each batch gave, in the order of decoding.
       options: see `GenerationOptions`.
 
@@ -66,7 +69,8 @@ def generate_each(
         "logits_processor": logits_processor,
         "assistant_model": assistant_model,
     }
-    settings = t5.check_options(options, **more)
+    allowed = prefix_allowed_tokens_fn
+    settings = t5.check_options(options, prefix_allowed_tokens_fn=allowed, **more)
     given = len(t5.vocabulary.encode(decoder_prefix)) if decoder_prefix else 0
     out = bucket(settings.max_new_tokens + given, LENGTH_BUCKETS)
     beams = max(settings.num_beams, settings.num_return_sequences)
@@ -78,13 +82,14 @@ def generate_each(
 
     def windows() -> Iterator[Any]:
         lines = iter(texts)
-        for number in itertools.count():
-            some = list(itertools.islice(lines, window or BATCHES_AT_ONCE * batch_size))
+        size = window or BATCHES_AT_ONCE * batch_size
+        for before in itertools.count(step=size):
+            some = list(itertools.islice(lines, size))
             if not some:
                 return
-            yield from in_order(some, whole=number > 0 or len(some) > batch_size)
+            yield from in_order(some, before, whole=before > 0 or len(some) > batch_size)
 
-    def in_order(some: list[str], whole: bool) -> Iterator[Any]:
+    def in_order(some: list[str], before: int, whole: bool) -> Iterator[Any]:
         ids = t5.text_ids(some)
         lengths = (ids != t5.config.pad_token_id).sum(axis=1)
         order = np.argsort(-lengths, kind="stable")
@@ -96,10 +101,12 @@ def generate_each(
             start += len(batch)
             # Filled up with its last row: a batch of fewer rows would be another program.
             filled = np.pad(batch, (0, rows - len(batch) if whole else 0), mode="edge")
+            numbers = before + filled
             found = t5.generate_ids(
                 ids[filled],
                 batch_size=rows,
                 return_scores=False,
+                prefix_allowed_tokens_fn=allowed and numbered(allowed, numbers),
                 **more,
                 **options,
             )
@@ -110,6 +117,11 @@ def generate_each(
                 given += 1
 
     return windows()
+
+
+def numbered(allowed: AllowedTokens, numbers: np.ndarray) -> AllowedTokens:
+    """The function for a batch, of which `numbers` says which texts it has."""
+    return lambda row, ids: allowed(int(numbers[row]), ids)
 
 
 @contextlib.contextmanager

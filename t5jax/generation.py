@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from t5jax import programs, sharding, sizes
 from t5jax.decoding.beam import Search
+from t5jax.decoding.constraints import AllowedTokens, explore
 from t5jax.decoding.controls import (
     Controls,
     Ids,
@@ -32,6 +33,7 @@ from t5jax.decoding.stopping import StopStrings
 from t5jax.model.config import T5Config
 from t5jax.model.network import T5
 from t5jax.model.parameters import Params
+from t5jax.schema import short
 from t5jax.vocabulary import Vocabulary
 from t5jax.vocabulary.texts import token_texts
 
@@ -166,6 +168,8 @@ class Request:
       answers: `options.answers` as ids, without EOS.
       stop: the automaton of `options.stop_strings`.
       function: a user's logits processor.
+      allowed: a user's function that says which ids may follow.
+      numbers: of the inputs, for that function.
       prefixes: ids that each input's output begins with.
       scores, token_scores, cross_attention: whether the result is to have them. Scores that are
         not asked for may be missing (nan).
@@ -176,6 +180,8 @@ class Request:
     answers: tuple[tuple[int, ...], ...] = ()
     stop: StopStrings | None = None
     function: LogitsProcessor | None = None
+    allowed: AllowedTokens | None = None
+    numbers: Sequence[int] = ()
     prefixes: Sequence[Sequence[int]] | None = None
     scores: bool = True
     token_scores: bool = False
@@ -189,6 +195,7 @@ class Request:
         vocabulary: Vocabulary | None,
         *,
         logits_processor: LogitsProcessor | None = None,
+        prefix_allowed_tokens_fn: AllowedTokens | None = None,
         **more: Any,
     ) -> Request:
         """ValueError names an option that the model or its vocabulary cannot follow."""
@@ -212,6 +219,18 @@ class Request:
             raise ValueError(
                 f"logits_processor={logits_processor!r} must be a function (ids, logits) -> logits"
             )
+        if prefix_allowed_tokens_fn is not None:
+            if not callable(prefix_allowed_tokens_fn):
+                raise ValueError(
+                    f"prefix_allowed_tokens_fn={short(prefix_allowed_tokens_fn)} must be a "
+                    "function (number of the input, ids so far) -> ids allowed next"
+                )
+            for name in ("answers", "force_words_ids"):
+                if getattr(options, name):
+                    raise ValueError(
+                        f"{name} and prefix_allowed_tokens_fn both say what an output holds; give "
+                        "one of them"
+                    )
         stop = None
         if options.stop_strings and vocabulary is not None:
             stop = StopStrings.of(options.stop_strings, token_texts(vocabulary))
@@ -234,13 +253,12 @@ class Request:
                     f"stop_strings={list(options.stop_strings)} would cut the answer {given!r} "
                     "short; leave one of them out"
                 )
-        return cls(options, ids, answers, stop, logits_processor, **more)
+        return cls(options, ids, answers, stop, logits_processor, prefix_allowed_tokens_fn, **more)
 
     def of_rows(self, rows: np.ndarray) -> Request:
         """What is asked for some of the inputs."""
-        if self.prefixes is None:
-            return self
-        return dataclasses.replace(self, prefixes=[self.prefixes[i] for i in rows])
+        of = lambda each: [each[i] for i in rows] if each else each  # noqa: E731
+        return dataclasses.replace(self, prefixes=of(self.prefixes), numbers=of(self.numbers))
 
     @property
     def samples(self) -> int:
@@ -262,8 +280,19 @@ class Request:
             for i, given in enumerate(self.prefixes or ()):
                 ids[i, : len(given)], lengths[i] = given, len(given)
             prefix = Prefix(np.repeat(ids, repeats, axis=0), np.repeat(lengths, repeats))
+        trie = None
+        if self.allowed is not None:
+            trie = explore(
+                self.allowed,
+                self.numbers,
+                [(self.ids.start, *given) for given in self.prefixes or [()] * len(self.numbers)],
+                eos=self.ids.eos,
+                limit=self.ids.limit,
+                longest=self.options.max_new_tokens,
+                rows=len(inputs),
+            )
         processors = make_processors(
-            self.options, self.ids, inputs, answers=self.answers, function=self.function
+            self.options, self.ids, inputs, answers=self.answers, trie=trie, function=self.function
         )
         return Controls(
             np.int32(self.options.max_new_tokens),

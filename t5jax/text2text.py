@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from t5jax import programs, sharding, sizes
+from t5jax.decoding.constraints import AllowedTokens
 from t5jax.decoding.controls import LogitsProcessor
 from t5jax.decoding.options import GenerationOptions
 from t5jax.formats import generation_defaults
@@ -241,6 +242,7 @@ class Text2Text:
         batch_size: int = 64,
         decoder_prefix: Any = None,
         logits_processor: LogitsProcessor | None = None,
+        prefix_allowed_tokens_fn: AllowedTokens | None = None,
         assistant_model: Text2Text | None = None,
         **options: Any,
     ) -> Any:
@@ -258,12 +260,21 @@ class Text2Text:
             can trace, called at every step after all other processors but `answers`. `ids` begin
             with the start id and are -1 from the first one on that is not decided yet; in beam
             search `logits` are log-probabilities. It is compiled once for each function object.
+          prefix_allowed_tokens_fn: a Python function `(number of the input, ids int64[T]) -> ids`
+            that says which ids may follow those, of which the first is the start id. It is asked
+            before decoding for every output that it allows, and must allow no more than can be
+            listed; for other rules give a `logits_processor`.
           assistant_model: a smaller model with the same vocabulary, which guesses ids ahead. The
             output is this model's own, up to rounding: sooner where guesses are often right, and
             few inputs are decoded at a time. Not with beams.
         """
         assistant = self._assistant(assistant_model, options)
-        request = self._request(options, logits_processor=logits_processor, scores=False)
+        request = self._request(
+            options,
+            logits_processor=logits_processor,
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+            scores=False,
+        )
         single = isinstance(texts, str)
         if isinstance(texts, Encoded):
             request = self._with_prefix(request, options, decoder_prefix, len(texts))
@@ -290,6 +301,7 @@ class Text2Text:
         batch_size: int = 64,
         decoder_prefix: Any = None,
         logits_processor: LogitsProcessor | None = None,
+        prefix_allowed_tokens_fn: AllowedTokens | None = None,
         assistant_model: Text2Text | None = None,
         return_scores: bool = True,
         return_token_scores: bool = False,
@@ -309,6 +321,7 @@ class Text2Text:
         request = self._request(
             options,
             logits_processor=logits_processor,
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
             scores=return_scores,
             token_scores=return_token_scores,
             cross_attention=return_cross_attention,
@@ -326,6 +339,7 @@ class Text2Text:
         *,
         decoder_prefix: Any = None,
         logits_processor: LogitsProcessor | None = None,
+        prefix_allowed_tokens_fn: AllowedTokens | None = None,
         **options: Any,
     ) -> Iterator[str]:
         """The output for one text in pieces, as they are decided.
@@ -337,7 +351,11 @@ class Text2Text:
           ValueError: as `generate`; more than one input, beam or sequence. At once, not at the
             first piece.
         """
-        request = self._request(options, logits_processor=logits_processor)
+        request = self._request(
+            options,
+            logits_processor=logits_processor,
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+        )
         for name in ("num_beams", "num_return_sequences"):
             value = getattr(request.options, name)
             if value > 1:
@@ -359,6 +377,7 @@ class Text2Text:
         *,
         decoder_prefix: str | None = None,
         logits_processor: LogitsProcessor | None = None,
+        prefix_allowed_tokens_fn: AllowedTokens | None = None,
         assistant_model: Text2Text | None = None,
     ) -> GenerationOptions:
         """All options of a call of `generate` with these.
@@ -369,7 +388,11 @@ class Text2Text:
         if not isinstance(decoder_prefix, str | None):
             raise ValueError(f"decoder_prefix={decoder_prefix!r} must be one text for all inputs")
         self._assistant(assistant_model, options)
-        request = self._request(options, logits_processor=logits_processor)
+        request = self._request(
+            options,
+            logits_processor=logits_processor,
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+        )
         return self._with_prefix(request, options, decoder_prefix, 1).options
 
     def _request(self, options: Mapping[str, Any], **more: Any) -> Request:
@@ -388,6 +411,7 @@ class Text2Text:
         single: bool = False,
     ) -> Request:
         """The request of a call's `options` with `decoder_prefix` as ids, one row an input."""
+        request = dataclasses.replace(request, numbers=list(range(inputs)))
         if prefix is None:
             return request
         if isinstance(prefix, str):

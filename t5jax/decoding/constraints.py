@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -10,7 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5jax import user_code
+from t5jax.decoding.option_values import ids as read_ids
 from t5jax.decoding.processors import FORBIDDEN, Context, Processor
+from t5jax.schema import short
+
+# transformers' `prefix_allowed_tokens_fn(number of the input, ids so far) -> ids allowed next`.
+AllowedTokens = Callable[[int, np.ndarray], Sequence[int]]
+
+# Beginnings of one input's outputs that a function is asked for, at most.
+BEGINNINGS = 100_000
 
 
 @flax.struct.dataclass
@@ -24,21 +33,20 @@ class Answers(Processor):
       first: int32[nodes + 1].
       tokens, children: int32[edges + width], the id of each edge and the node it leads to.
       width: the largest number of edges of a node, rounded up.
+      roots: int32[B], the node that each input begins in; None: node 0.
     """
 
     first: Any
     tokens: Any
     children: Any
     width: int = flax.struct.field(pytree_node=False)
+    roots: Any = None
 
     forbids = True
 
     @classmethod
     def of(cls, answers: Sequence[Sequence[int]], eos: Sequence[int]) -> Answers:
-        """From answers without EOS; after each, any of `eos` may follow.
-
-        Sizes are rounded up to powers of two, so that few programs serve all sets.
-        """
+        """From answers without EOS; after each, any of `eos` may follow."""
         edges: list[dict[int, int]] = [{}]
         for answer in answers:
             node = 0
@@ -48,6 +56,16 @@ class Answers(Processor):
                     edges.append({})
                 node = edges[node][token]
             edges[node].update({i: -1 for i in eos if i not in edges[node]})
+        return cls.of_edges(edges)
+
+    @classmethod
+    def of_edges(
+        cls, edges: Sequence[dict[int, int]], roots: Sequence[int] | None = None
+    ) -> Answers:
+        """From the edges of each node: ids and the nodes that they lead to, -1 for an end.
+
+        Sizes are rounded up to powers of two, so that few programs serve all sets.
+        """
         # Nothing follows an end: all ends are one node without edges.
         end = len(edges)
         counts = [len(e) for e in edges]
@@ -58,10 +76,14 @@ class Answers(Processor):
         tokens, children = np.zeros((2, total + width), np.int32)
         tokens[: sum(counts)] = [t for e in edges for t in e]
         children[: sum(counts)] = [c if c >= 0 else end for e in edges for c in e.values()]
-        return cls(first, tokens, children, width)
+        return cls(
+            first, tokens, children, width, None if roots is None else np.array(roots, np.int32)
+        )
 
     def start(self, rows: int) -> jax.Array:
-        return jnp.zeros(rows, jnp.int32)
+        if self.roots is None:
+            return jnp.zeros(rows, jnp.int32)
+        return jnp.repeat(jnp.asarray(self.roots), rows // len(self.roots))
 
     def advance(self, state: jax.Array, tokens: jax.Array, decided: jax.Array) -> jax.Array:
         at, there = self._edges(state)
@@ -90,6 +112,92 @@ class Answers(Processor):
         first = jnp.asarray(self.first)
         at = first[nodes][:, None] + jnp.arange(self.width)
         return at, at < first[nodes + 1][:, None]
+
+
+def explore(
+    allowed: AllowedTokens,
+    numbers: Sequence[int],
+    before: Sequence[Sequence[int]],
+    *,
+    eos: Sequence[int],
+    limit: int,
+    longest: int,
+    rows: int,
+) -> Answers:
+    """The trie of all outputs that a function allows, which it is asked for one by one.
+
+    Args:
+      allowed: the function.
+      numbers: of the inputs, which it is called with.
+      before: ids that stand before the first that is decided, of each input.
+      eos: ids that end an output.
+      limit: ids from here on do not exist.
+      longest: ids of an output, at most.
+      rows: inputs, with those that only fill a batch up.
+
+    Raises:
+      ValueError: it allows nothing, what is no id, or more than can be listed.
+    """
+    edges: list[dict[int, int]] = []
+    roots: list[int] = []
+    last: list[dict[int, int]] = []
+    for number, given in zip(numbers, before, strict=True):
+        found = _outputs(allowed, number, given, eos, limit, longest)
+        # Often a function does not look at the input.
+        if found != last:
+            roots.append(len(edges))
+            edges += [{i: n if n < 0 else n + roots[-1] for i, n in e.items()} for e in found]
+        else:
+            roots.append(roots[-1])
+        last = found
+    return Answers.of_edges(edges, [*roots, *[0] * (rows - len(roots))])
+
+
+def _outputs(
+    allowed: AllowedTokens,
+    number: int,
+    before: Sequence[int],
+    eos: Sequence[int],
+    limit: int,
+    longest: int,
+) -> list[dict[int, int]]:
+    """The edges of one input's trie; see `explore`."""
+    edges: list[dict[int, int]] = [{}]
+    queue: list[tuple[int, tuple[int, ...]]] = [(0, ())]
+    for node, ids in queue:
+        if len(ids) == longest:
+            continue
+        so_far = [*before, *ids]
+        with user_code.running("prefix_allowed_tokens_fn"):
+            answer = allowed(number, np.array(so_far, np.int64))
+        where = f"for input {number} after {short(so_far)}"
+        try:
+            following = sorted(set(read_ids(answer)))
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(
+                f"prefix_allowed_tokens_fn gives {short(answer)} {where}; it must give ids"
+            ) from None
+        if not following:
+            raise ValueError(
+                f"prefix_allowed_tokens_fn allows nothing {where}; give at least an EOS"
+            )
+        if following[-1] >= limit:
+            raise ValueError(
+                f"prefix_allowed_tokens_fn allows id {short(following[-1])} {where}; the "
+                f"vocabulary has ids 0 to {limit - 1}"
+            )
+        for i in following:
+            edges[node][i] = -1 if i in eos else len(edges)
+            if i not in eos:
+                queue.append((len(edges), (*ids, i)))
+                edges.append({})
+        if len(edges) > BEGINNINGS:
+            raise ValueError(
+                f"prefix_allowed_tokens_fn allows more than {BEGINNINGS:,} beginnings of outputs "
+                f"of {longest} tokens; for rules that are no list of outputs give a "
+                "logits_processor, which is asked at each step"
+            )
+    return edges
 
 
 def _round_up(n: int) -> int:

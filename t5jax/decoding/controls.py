@@ -88,6 +88,7 @@ def make_processors(
     inputs: np.ndarray,
     *,
     answers: Sequence[Sequence[int]] = (),
+    trie: Answers | None = None,
     function: LogitsProcessor | None = None,
 ) -> tuple[Processor, ...]:
     """The processors that options ask for, in transformers' order.
@@ -97,6 +98,7 @@ def make_processors(
       ids: special ids.
       inputs: int32[B, S], the ids of each input.
       answers: `options.answers` as ids, without EOS.
+      trie: in place of them.
       function: a user's `(ids, logits) -> logits`.
     """
     out: list[Processor] = []
@@ -139,7 +141,9 @@ def make_processors(
     if function is not None:
         out.append(UserFunction(function))
     # Last, so that nothing but an answer comes out whatever else is asked for.
-    if answers:
+    if trie is not None:
+        out.append(trie)
+    elif answers:
         out.append(Answers.of(answers, ids.eos))
     return tuple(out)
 

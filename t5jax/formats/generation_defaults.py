@@ -17,7 +17,7 @@ from t5jax.schema import short
 # What only we follow, below this name: transformers' `generate` stops at some of these, and takes
 # the others for options of another meaning.
 OURS = "t5jax"
-_OURS_ALONE = ("answers", "brevity_penalty", "seed", "stop_strings")
+_OURS_ALONE = ("answers", "brevity_penalty", "force_words_ids", "seed", "stop_strings")
 # Ids that the architecture has too, and what changes no id that is generated.
 _NO_OPTIONS = frozenset(
     """
@@ -30,8 +30,8 @@ _NO_OPTIONS = frozenset(
 _OFF: dict[str, Any] = {
     "num_beam_groups": 1, "diversity_penalty": 0.0, "remove_invalid_values": False,
     "guidance_scale": 1.0, "low_memory": False, "penalty_alpha": 0.0, "token_healing": False,
-    "is_assistant": False, "force_words_ids": None, "constraints": None, "max_time": None,
-    "dola_layers": None, "watermarking_config": None, "forced_decoder_ids": None,
+    "is_assistant": False, "constraints": None, "dola_layers": None,
+    "watermarking_config": None, "forced_decoder_ids": None,
     "prompt_lookup_num_tokens": None, "top_h": None,
 }  # fmt: skip
 # Every field of config.json that transformers reads an option from.
