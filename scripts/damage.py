@@ -39,7 +39,7 @@ import yaml
 import t5jax
 from t5jax.cli import main
 from t5jax.formats import checksums, native
-from t5jax.vocabulary import train_sentencepiece
+from t5jax.vocabulary import ByteVocabulary, train_sentencepiece
 
 CONFIG = {
     "model": {
@@ -203,13 +203,14 @@ def cost(gigabytes: float, folder: Path) -> None:
     )  # fmt: skip
     from t5jax.model.parameters import init_params
 
-    t5 = t5jax.Text2Text(config, jax.jit(lambda key: init_params(config, key))(jax.random.key(0)))
+    params = jax.jit(lambda key: init_params(config, key))(jax.random.key(0))
+    t5 = t5jax.Text2Text(config, params, ByteVocabulary())
     began = time.monotonic()
     t5.save(folder / "large")
     saved = time.monotonic() - began
     step = folder / "large" / native.CHECKPOINTS / "0"
     size = sum(file.stat().st_size for file in step.rglob("*") if file.is_file())
-    del t5
+    del t5, params
     for _ in range(3):
         began = time.monotonic()
         checksums.verify(step)
