@@ -23,6 +23,7 @@ from t5jax.tasks.metrics import (
     score_auc,
 )
 from t5jax.tasks.ranking import answers_of, set_answers
+from t5jax.vocabulary import ByteVocabulary
 from tests.mistakes import error_of
 from tests.models import random_ids, tiny_text2text
 
@@ -185,9 +186,15 @@ def test_eval_prints_intervals_and_ranks(saved, tmp_path, capsys):
 def test_eval_refuses_what_it_cannot_rank_or_bound(saved, capsys):
     words = ["eval", saved, "--tasks", "test_words"]
     assert "answers to rank are known for test_words" in error_of(capsys, *words, "--rank")
-    assert "confidence=95.0 must lie" in error_of(capsys, *words, "--confidence", "95")
+    assert "--confidence: '95' must be a number" in error_of(capsys, *words, "--confidence", "95")
     error = error_of(capsys, *words, "--confidence", "0.9", "--resamples", "0")
-    assert "resamples=0 must be at least 1" in error
+    assert "--resamples: '0' must be a whole number, from 1" in error
+    for more, message in (
+        ({"confidence": 95}, "confidence=95 must lie between 0 and 1"),
+        ({"confidence": 0.9, "resamples": 0}, "resamples=0 must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Evaluation("test_words", ByteVocabulary(), **more)
 
 
 def test_every_kind_of_metric_has_the_value_that_seqio_computes(t5):

@@ -12,8 +12,9 @@ import pytest
 import seqio
 import yaml
 
+import t5jax
 from t5jax.config_files import build_config, read_config
-from t5jax.evaluate import Evaluation
+from t5jax.evaluate import Evaluation, write_results
 from t5jax.tasks import registry, run_modules
 from t5jax.training.evaluation import TRAINED, generation_options, make_evaluation
 from t5jax.training.loop import resolve, train
@@ -179,6 +180,7 @@ def test_a_runs_modules_are_found_from_anywhere_and_in_a_copy_of_it(mine, tmp_pa
         registry.get("another")
 
 
+@pytest.mark.slow
 def test_a_run_evaluates_with_its_options_and_says_so(mine, tmp_path):
     train(
         tree(
@@ -192,6 +194,13 @@ def test_a_run_evaluates_with_its_options_and_says_so(mine, tmp_path):
     assert set(TRAINED) <= set(row)
     stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert stored["eval"]["options"] == {"num_beams": 2}
+    # In a notebook, on the model that was trained; with the options it is the same evaluation.
+    t5 = t5jax.load("run")
+    results = Evaluation("own_shout", t5.vocabulary).run(t5, num_beams=2, max_new_tokens=8)
+    assert results["own_shout"].metrics["accuracy"] == metrics["accuracy"]
+    write_results("mine", results)
+    again = json.loads((tmp_path / "mine" / "own_shout" / "metrics.json").read_text())
+    assert again["loss"] == pytest.approx(metrics["loss"], rel=1e-5)
 
 
 def command(*words, cwd, **options):
