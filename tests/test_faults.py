@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
+import yaml
 
+from t5jax.cli import main
 from t5jax.config import DataConfig, LengthsConfig
 from t5jax.data import TrainData
 from t5jax.evaluate import Evaluation
@@ -250,6 +252,25 @@ def test_padding_inside_a_sequence_is_told_where_nothing_may_be_left_out(add, ca
     assert "split validation, example 2" in said
     assert said.endswith("its inputs have the id 0, which is padding, at place 1")
     assert "example 2" in error_of(capsys, "tasks", name)
+
+
+@pytest.mark.slow
+def test_training_tells_once_how_many_examples_it_leaves_out(add, capsys, tmp_path):
+    name = add("left_out", ids(*[[5, 6]] * 8, [5, 0, 7], []), [], TEXT)
+    tree = {
+        "model": {
+            "d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2, "num_layers": 1,
+            "num_decoder_layers": 1,
+        },
+        "vocabulary": "bytes",
+        "data": {"mixture": name, "lengths": {"inputs": 8, "targets": 8}, "batch": 8},
+        "training": {"steps": 2, "log_every": 1, "eval_every": 0, "save_every": 2},
+        "run_dir": str(tmp_path / "run"),
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    main(["train", str(tmp_path / "config.yaml")])
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("2 examples of left_out were left out: no inputs, no") == 1
 
 
 def test_the_example_that_is_wrong_is_found_in_a_mixture(add, capsys):

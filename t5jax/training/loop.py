@@ -377,7 +377,7 @@ class Run:
         }
 
     def write(self, step: int, row: dict[str, float]) -> None:
-        """Logs a step, and tells of each task once that its inputs or targets do not fit."""
+        """Logs a step, and tells of each task once what does not fit, or is left out."""
         self.report.write(step, row)
         cut = {
             feature: {task: n for task, n in counts.items() if (feature, task) not in self.told}
@@ -386,6 +386,13 @@ class Run:
         for line in self.cut_lines(cut):
             self.report.say(f"warning: so far {line}")
         self.told |= {(feature, task) for feature in cut for task, n in cut[feature].items() if n}
+        for task, count in self.data.dropped.items():
+            if count and ("left out", task) not in self.told:
+                self.told.add(("left out", task))
+                self.report.say(
+                    f"warning: so far {count} examples of {task} were left out: no inputs, no "
+                    f"targets, or an id 0 (padding) in them; `t5jax tasks {task}` shows them"
+                )
 
     def cut_lines(self, cut: Cut) -> Iterator[str]:
         """One for each feature and task with examples that do not fit."""
