@@ -805,7 +805,8 @@ def test_a_mixture_renders(mocked):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", mixtures.MIXTURES)
+# In random text TriviaQA finds no answer, and so its mixture has no examples.
+@pytest.mark.parametrize("name", sorted({*mixtures.MIXTURES} - {"squad_trivia_qa_equal"}))
 def test_every_mixture_renders(name, mocked):
     dataset = registry.get(name).get_dataset(LENGTHS, "train", shuffle=False, seed=1)
     assert len(list(dataset.take(20).as_numpy_iterator())) == 20
