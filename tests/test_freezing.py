@@ -45,7 +45,10 @@ def trained_once(layout, config: RunConfig, *, scan: bool):
     return state
 
 
-@pytest.mark.parametrize("pieces, scan", [(1, True), (2, True), (2, False)])
+@pytest.mark.parametrize(
+    "pieces, scan",
+    [(1, True), *(pytest.param(2, x, marks=pytest.mark.slow) for x in (True, False))],
+)
 def test_frozen_parameters_stay_bit_identical_and_the_others_move(pieces, scan):
     config = RunConfig(
         SMALL, optimizer=CLIPPED, training=TrainingConfig(steps=9, micro_batches=pieces)
@@ -60,6 +63,7 @@ def test_frozen_parameters_stay_bit_identical_and_the_others_move(pieces, scan):
         assert np.array_equal(x, before[path]) == frozen(path), path
 
 
+@pytest.mark.slow
 def test_the_trained_part_trains_as_if_it_were_all():
     """Gradients of that part alone, to an optimizer of that part alone: no norm counts the rest."""
     model, fields = SMALL.replace(dropout=0.0), CLIPPED
