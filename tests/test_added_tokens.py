@@ -1,15 +1,12 @@
 """Tokens that users added to T5's and ByT5's tokenizers: the ids and texts of transformers 4.57.6.
 
-Ids of released vocabularies are what its T5Tokenizer and ByT5Tokenizer give. Where it is at hand
-(T5JAX_TRANSFORMERS4 names a folder for PYTHONPATH), random folders and texts are compared too.
+Ids of released vocabularies are what its T5Tokenizer and ByT5Tokenizer give; random folders and
+texts are compared with it.
 """
 
 import json
-import os
 import pickle
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +26,7 @@ from t5jax.vocabulary import (
     write_huggingface,
 )
 from t5jax.vocabulary.texts import pieces, token_texts
+from tests import transformers4
 from tests.vocabularies import SENTENCES, released
 
 
@@ -236,21 +234,6 @@ json.dump(answers, sys.stdout)
 """
 
 
-def transformers_4(cases: list) -> list:
-    where = os.environ.get("T5JAX_TRANSFORMERS4")
-    if not where:
-        pytest.skip("T5JAX_TRANSFORMERS4 names no folder with transformers 4")
-    answers = subprocess.run(
-        [sys.executable, "-c", _REFERENCE],
-        input=json.dumps(cases),
-        env={**os.environ, "PYTHONPATH": where},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(answers.stdout)
-
-
 _TOKENS = ["\n", "<sep>", "new_1", "new_10", "he", "house", "▁the", "<", "<=", " x", "é", "日本"]
 _TOKENS += ["\t", "ab", "abc", "bcd", "ou", "▁h"]
 _OTHER = ["the house", " ", "  ", " is", "a", "The", "日本語", "x", "b", "c", "d", "number 3", "▁"]
@@ -307,7 +290,8 @@ def test_random_folders_and_texts_have_transformers_4s_ids_and_texts(trained, tm
         texts = ["".join(rng.choices(_TOKENS + _OTHER, k=rng.randint(0, 8))) for _ in range(25)]
         ids = [[rng.randint(2, 190) for _ in range(rng.randint(0, 9))] for _ in range(10)]
         cases.append([str(folder), kind, texts, ids if model else []])
-    for (folder, _, texts, ids), theirs in zip(cases, transformers_4(cases), strict=True):
+    answers = transformers4.run(["-c", _REFERENCE], cases)
+    for (folder, _, texts, ids), theirs in zip(cases, answers, strict=True):
         ours = from_huggingface(folder)
         assert theirs["version"].startswith("4.")
         assert [ours.encode(text) for text in texts] == theirs["ids"]
@@ -327,13 +311,14 @@ def test_transformers_4_gives_our_ids_for_what_we_write(trained, tmp_path):
         write_huggingface(from_huggingface(folder), tmp_path / f"{legacy} written")
         texts = ["the <sep> house\n the", "a<sep>b", "<extra_id_0> x</s>"]
         cases.append([str(tmp_path / f"{legacy} written"), "T5Tokenizer", texts, []])
-    for (folder, _, texts, _), theirs in zip(cases, transformers_4(cases), strict=True):
+    answers = transformers4.run(["-c", _REFERENCE], cases)
+    for (folder, _, texts, _), theirs in zip(cases, answers, strict=True):
         assert [from_huggingface(folder).encode(text) for text in texts] == theirs["ids"]
     folder = slow_folder(tmp_path / "bytes", None, added_tokens={"<sep>": 384})
     assert from_huggingface(folder).encode("<extra_id_0>") == [259]
     written = tmp_path / "bytes written"
     write_huggingface(from_huggingface(folder), written)
     texts = ["a<sep>b</s>", "<extra_id_0>x"]
-    (theirs,) = transformers_4([[str(written), "ByT5Tokenizer", texts, []]])
+    (theirs,) = transformers4.run(["-c", _REFERENCE], [[str(written), "ByT5Tokenizer", texts, []]])
     assert [from_huggingface(written).encode(text) for text in texts] == theirs["ids"]
     assert from_huggingface(written).vocab_size == 385 and ByteVocabulary().vocab_size == 384

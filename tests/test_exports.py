@@ -1,9 +1,6 @@
 """What we write for transformers generates there, in versions 4 and 5, the ids that we give."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +13,9 @@ from t5jax.formats.detect import open_checkpoint, write_checkpoint
 from t5jax.model.config import VARIANTS, T5Config
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
-from tests import their_generate
+from tests import their_generate, transformers4
 from tests.reference import ragged_ids
 
-ROOT = Path(__file__).parent.parent
-TRANSFORMERS_4 = ROOT / ".venv" / "transformers4"
 # One of each kind of the family. transformers 5 cannot generate where the decoder is the deeper.
 SMALL = {
     "vocab_size": 384, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4, "num_layers": 1,
@@ -82,17 +77,7 @@ def inputs_of(config: T5Config) -> list[list[int]]:
 
 
 def in_version_4(jobs: list[dict]) -> list:
-    if not TRANSFORMERS_4.is_dir():
-        pytest.skip("transformers 4 is not there; scripts/test.sh installs it")
-    done = subprocess.run(
-        [sys.executable, str(Path(their_generate.__file__))],
-        input=json.dumps(jobs),
-        env={**os.environ, "PYTHONPATH": str(TRANSFORMERS_4), "TRANSFORMERS_VERBOSITY": "error"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = transformers4.run([their_generate.__file__], jobs)
     assert result["version"].startswith("4.")
     return result["ids"]
 

@@ -7,7 +7,8 @@ import t5jax
 
 # From the bottom up: each may import what stands before it, and itself.
 ORDER = [
-    "paths", "text_files", "knobs", "schema", "yaml_files", "standard_streams", "user_code",
+    "starting", "paths", "text_files", "knobs", "schema", "yaml_files", "standard_streams",
+    "user_code",
     "model", "config", "batch", "sharding", "vocabulary", "decoding", "formats", "sizes",
     "programs", "generation", "text2text", "bulk", "config_files", "tasks", "data", "evaluate",
     "comparison", "training", "cli",
