@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from t5jax import programs
 from t5jax.bulk import generate_each
 from t5jax.decoding import beam
 from t5jax.decoding.beam import Search
@@ -185,6 +186,18 @@ def test_phrases_as_transformers_writes_them_and_what_is_given_counts():
     word = t5.vocabulary.encode("ok")
     (text,) = generate_each(t5, ["a"], force_words_ids=[word], **options)
     assert "ok" in text
+
+
+def test_other_phrases_of_like_sizes_compile_nothing_anew():
+    t5 = shared_text2text()
+    compiled = []
+    for i in range(2):
+        words = [[50 + i, 51], [[60], [70 + i]]]
+        t5.generate_ids(
+            random_ids(3, 1, 8), force_words_ids=words, num_beams=2, max_new_tokens=6 + i
+        )
+        compiled.append(programs.beam_search._cache_size())
+    assert compiled[0] == compiled[1]
 
 
 REFUSED = [
