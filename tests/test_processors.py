@@ -174,6 +174,28 @@ def test_any_combination_equals_transformers(options, seed, length):
     )
 
 
+@pytest.mark.parametrize("length", [1, 2, 3])
+@pytest.mark.parametrize("option", ["bad_words_ids", "sequence_bias"])
+def test_the_start_id_may_begin_a_word_as_in_transformers_5(option, length):
+    torch = pytest.importorskip("torch")
+    words = {"bad_words_ids": [[0, 5], [0, 0, 6]], "sequence_bias": {(0, 5): 3.0, (0, 0, 6): 2.0}}
+    options = {option: words[option]}
+    ids, inputs = np.zeros((1, 9), np.int64), np.array([[5, 6, 1]], np.int32)
+    logits = np.zeros((1, VOCAB), np.float32)
+    expected = their_processors(options, inputs)(
+        torch.tensor(ids[:, :length]), torch.tensor(logits)
+    )
+    np.testing.assert_array_equal(processed(options, ids, length, logits, inputs), expected)
+
+
+def test_an_end_that_is_forbidden_is_not_made_likelier():
+    options = {"exponential_decay_length_penalty": (1, 2.0), "min_new_tokens": 6}
+    ids, inputs = np.full((1, 9), 4), np.array([[5, 6, 1]], np.int32)
+    logits = np.ones((1, VOCAB), np.float32)
+    assert processed(options, ids, 5, logits, inputs)[0, 1] == -np.inf
+    assert processed(options, ids, 7, logits, inputs)[0, 1] == 32.0  # 1 + 1 * (2^5 - 1)
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.floats(0.02, 0.98), st.integers(1, 3))
 def test_restrictions_of_sampling_equal_transformers(seed, p, keep):

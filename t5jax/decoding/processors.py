@@ -10,7 +10,6 @@ positions.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -348,10 +347,10 @@ def last_ids(context: Context, count: int) -> jax.Array:
 def stand_last(context: Context, before: Any) -> jax.Array:
     """bool[R, M]: which of M sequences int32[M, L], -1 in front of shorter ones, ids end with.
 
-    The start id is none of them.
+    The start id counts as the others do, as in transformers 5; in 4 it does not.
     """
     before = jnp.asarray(before)
-    tail = last_ids(dataclasses.replace(context, ids=context.ids.at[:, 0].set(-2)), before.shape[1])
+    tail = last_ids(context, before.shape[1])
     there = jnp.ones((len(tail), len(before)), bool)
     for i in range(before.shape[1]):
         there &= (tail[:, i : i + 1] == before[:, i]) | (before[:, i] < 0)
