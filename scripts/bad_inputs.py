@@ -45,14 +45,14 @@ def main() -> None:
         work(Path(arguments.worker), arguments.seed)
         return
     began = time.monotonic()
+    results = []
     with tempfile.TemporaryDirectory() as folder:
-        results = list(run(Path(folder), arguments.count, arguments.seed, arguments.only))
-    findings = 0
-    for result in results:
-        bad = result["outcome"] in FINDINGS
-        findings += bad
-        if bad or arguments.verbose:
-            print(f"{result['outcome']:16} [{result['group']}] {result['name']}: {result['told']}")
+        for result in run(Path(folder), arguments.count, arguments.seed, arguments.only):
+            results.append(result)
+            if result["outcome"] in FINDINGS or arguments.verbose:
+                where = f"[{result['group']}] {result['name']}"
+                seconds = f"{result['seconds']:.1f} s"
+                print(f"{result['outcome']:16} {where}: {result['told']} ({seconds})", flush=True)
     print_table(results)
     counts = collections.Counter(result["outcome"] for result in results)
     print(
@@ -61,7 +61,7 @@ def main() -> None:
         + f"; largest {max(r['peak'] for r in results) / 1e9:.2f} GB, "
         f"longest {max(r['seconds'] for r in results):.1f} s"
     )
-    raise SystemExit(1 if findings else 0)
+    raise SystemExit(1 if any(counts[name] for name in FINDINGS) else 0)
 
 
 def print_table(results: Sequence[dict[str, Any]]) -> None:
@@ -113,9 +113,15 @@ class Worker:
             "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", **os.environ,
             "XLA_FLAGS": "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", ""),
         }  # fmt: skip
-        words = [sys.executable, __file__, "--worker", str(folder), "--seed", str(seed)]
+        script = str(Path(__file__).resolve())
+        words = [sys.executable, script, "--worker", str(folder), "--seed", str(seed)]
         self.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=folder,  # some cases name files to write
         )
         self.cases: list[tuple[str, str]] = [tuple(case) for case in self._answer()]
 
@@ -184,10 +190,10 @@ def work(folder: Path, seed: int) -> None:
     quiet("tasks", "inflect", "--n", "1")  # TensorFlow's import is no case's time
     quiet("generate", folder / "t5jax", "go", "--max_new_tokens", 2)
     cases = all_cases(folder, seed)
+    gc.freeze()  # what is imported by now is never garbage, and takes a second to look through
     print(json.dumps([(case.group, case.name) for case in cases]), file=answers, flush=True)
     for line in sys.stdin:
         case = cases[int(line)]
-        gc.collect()
         Path("/proc/self/clear_refs").write_text("5")  # the peak is this case's
         outcome, told = attempt(case)
         result = {"outcome": outcome, "told": told, "peak": resident(os.getpid(), "VmHWM")}

@@ -16,7 +16,7 @@ import numpy as np
 from t5jax.decoding.constraints import AllowedTokens
 from t5jax.decoding.controls import LogitsProcessor
 from t5jax.generation import LENGTH_BUCKETS, ROW_BUCKETS, Generation, bucket
-from t5jax.knobs import Range, check_value
+from t5jax.knobs import Range, check_value, short
 from t5jax.schema import read_json
 from t5jax.text2text import Text2Text
 
@@ -61,6 +61,8 @@ def generate_each(
     Raises:
       ValueError: an unknown option or a value out of range, before the first text is read.
     """
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        raise TypeError(f"texts={short(texts)} must be several texts, such as a list of them")
     sizes = {"batch_size": batch_size, "batch_tokens": batch_tokens, "window": window}
     for name, value in sizes.items():
         check_value(name, value, int | None if name == "window" else int, Range(least=1))

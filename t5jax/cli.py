@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -93,6 +94,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         standard_streams.flush_or_give_up()
         print(f"error: {_one_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except jax.errors.JaxRuntimeError as error:
+        if os.environ.get("T5JAX_TRACEBACK") or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"error: not enough memory; {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -30,6 +30,7 @@ from t5jax.decoding.loop import Decoded
 from t5jax.decoding.options import GenerationOptions
 from t5jax.decoding.shortlist import BLOCK, BLOCKS, Shortlist, make_shortlist
 from t5jax.decoding.stopping import StopStrings
+from t5jax.knobs import short
 from t5jax.model.config import T5Config
 from t5jax.model.network import T5
 from t5jax.model.parameters import Params
@@ -217,7 +218,8 @@ class Request:
             )
         if logits_processor is not None and not callable(logits_processor):
             raise ValueError(
-                f"logits_processor={logits_processor!r} must be a function (ids, logits) -> logits"
+                f"logits_processor={short(logits_processor)} must be a function "
+                "(ids, logits) -> logits"
             )
         if prefix_allowed_tokens_fn is not None:
             if not callable(prefix_allowed_tokens_fn):

@@ -192,7 +192,10 @@ class Text2Text:
         ids = self._ids(input_ids, "input_ids")
         targets = self._ids(target_ids, "target_ids")
         if len(ids) != len(targets):
-            raise ValueError(f"{len(ids)} inputs, {len(targets)} targets; give one target an input")
+            raise ValueError(
+                f"{len(ids)} rows of input_ids, {len(targets)} of target_ids; give one target an "
+                "input"
+            )
         scores = np.zeros(len(ids), np.float32)
         for rows in _by_length(ids != self.config.pad_token_id, batch_size):
             encoded = self.encode_ids(self._trim(ids[rows]))
@@ -430,12 +433,16 @@ class Text2Text:
         rows = []
         limit = self.config.vocab_size
         for row in prefix:
-            ids = self.vocabulary.encode(row) if isinstance(row, str) else np.asarray(row).tolist()
+            text = isinstance(row, str)
+            try:
+                ids = self.vocabulary.encode(row) if text else np.asarray(row).tolist()
+            except ValueError:  # ragged, nested, or no text that can be encoded
+                ids = None
             if not isinstance(ids, list) or not all(
                 isinstance(i, int) and 0 <= i < limit for i in ids
             ):
                 raise ValueError(
-                    f"decoder_prefix holds {row!r}; give texts, or ids from 0 to {limit - 1}"
+                    f"decoder_prefix holds {short(row)}; give texts, or ids from 0 to {limit - 1}"
                 )
             while ids and ids[-1] == self.config.pad_token_id:
                 ids.pop()
@@ -662,7 +669,7 @@ def dtype_of(value: Any, also: str = "") -> np.dtype:
     names = ("float32", "bfloat16", also)
     try:
         found = jnp.dtype(value)
-    except TypeError:
+    except (TypeError, RecursionError):
         found = None
     if value is not None and found is not None and found.name in names:
         return found

@@ -26,7 +26,8 @@ def folder(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_sample_of_bad_inputs_is_refused_in_a_line_each(folder, seed):
+def test_a_sample_of_bad_inputs_is_refused_in_a_line_each(folder, seed, monkeypatch):
+    monkeypatch.chdir(folder)  # some cases name files to write
     cases, tries = script("bad_cases"), script("bad_inputs")
     found = cases.all_cases(folder, seed)
     chosen = tries.draw([case.group for case in found], 40, "")

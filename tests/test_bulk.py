@@ -181,3 +181,9 @@ def test_a_stopped_command_goes_on_after_its_last_line(tmp_path, monkeypatch, ca
         f"{90 - len(written)} inputs after {len(written)} that were there"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("texts", ["go", b"go", {"go": 1}, None, 5])
+def test_one_text_is_not_taken_for_its_letters(texts):
+    with pytest.raises(TypeError, match="must be several texts, such as a list"):
+        generate_each(tiny_text2text(), texts)

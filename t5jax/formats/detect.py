@@ -14,6 +14,7 @@ import numpy as np
 
 from t5jax.formats import hub, huggingface, native, t5x
 from t5jax.formats.checkpoint import Checkpoint
+from t5jax.knobs import short
 from t5jax.model.config import T5Config
 from t5jax.paths import user_path
 from t5jax.vocabulary import Vocabulary, make_vocabulary
@@ -118,7 +119,8 @@ def write_checkpoint(
     """
     path = user_path(path)
     if format not in FORMATS:
-        raise ValueError(f"format={format!r} is not known; use {', '.join(map(repr, FORMATS))}")
+        known = ", ".join(map(repr, FORMATS))
+        raise ValueError(f"format={short(format)} is not known; use {known}")
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another folder or delete it")
     if checkpoint.quantized is not None and format != "t5jax":
