@@ -108,6 +108,8 @@ def fits(kind: Any, within: Range | None, value: Any) -> bool:
         if args[0] is str and isinstance(value, str):  # names divided by commas
             return fits(str, None, value)
         return isinstance(value, list | tuple) and all(fits(args[0], None, v) for v in value)
+    if kind is dict:
+        return isinstance(value, dict)
     if kind is str:
         return isinstance(value, str) and value not in (ODD["surrogate"], ODD["nul"])
     if kind is bool:

@@ -112,7 +112,8 @@ def fits(kind: object, word: str) -> bool:
         ("None" in text and word == "null")
         or (kind is bool and word == "bool")
         or ("float" in text and word in ("float", "whole float"))
-        or ("str" in text and "tuple" not in text and word == "text")
+        or ("str" in text and word == "text")  # of a list of names: divided by commas
+        or (kind is dict and word == "mapping")
     )
 
 
