@@ -161,8 +161,9 @@ def test_a_stopped_command_goes_on_after_its_last_line(tmp_path, monkeypatch, ca
         return plain(self, ids, **options)
 
     monkeypatch.setattr(Text2Text, "generate_ids", counted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as stop:
         main(words)
+    assert stop.value.code == 130
     written = (tmp_path / "out.txt").read_text().splitlines()
     assert 0 < len(written) < 90
     assert json.loads((tmp_path / "out.txt.unfinished").read_text())["input"] == source
