@@ -172,6 +172,7 @@ def test_a_none_among_the_rows_is_numbered(add):
     )
 
 
+@pytest.mark.slow
 def test_rows_that_become_several_examples_or_none_are_numbered_as_rows(add):
     def repeated(dataset):
         kept = dataset.filter(lambda row: row["inputs"] != "skip")
