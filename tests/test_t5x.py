@@ -297,10 +297,14 @@ def test_an_array_too_large_for_its_bytes_is_damage(tmp_path):
     folder = write(tmp_path / "a", as_t5x(random_torch(SMALL), SMALL))
     name = "decoder/logits_dense/kernel"
     array = folder / f"target.{name.replace('/', '.')}"
-    zarray = json.loads((array / ".zarray").read_text()) | {"shape": [64, 10**9]}
-    (array / ".zarray").write_text(json.dumps(zarray))
+    whole = json.loads((array / ".zarray").read_text())
+    (array / ".zarray").write_text(json.dumps(whole | {"shape": [64, 10**9]}))
     with pytest.raises(ValueError, match=f"{name}.* cannot be an array of 256000000000"):
         t5x._read_array(array, name, (64, 10**9))
+    # A chunk is made whole: this one ended the process.
+    (array / ".zarray").write_text(json.dumps(whole | {"chunks": [64, 10**12]}))
+    with pytest.raises(ValueError, match=f"{name}.* cannot be an array of 256000000000000"):
+        t5x._read_array(array, name, tuple(whole["shape"]))
 
 
 def test_longt5_without_global_tokens_is_told_by_its_gin_file(tmp_path):
