@@ -1,5 +1,11 @@
 """For all tests."""
 
+from hypothesis import HealthCheck, settings
+
+# Machines differ in speed, and now and then something is compiled: time decides no test.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+
 
 def pytest_collection_modifyitems(items):
     """The file that takes longest first, so that two workers end together."""
