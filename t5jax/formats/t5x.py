@@ -246,7 +246,8 @@ def _read_array(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
             raise ValueError(f"it has shape {array.shape}, the checkpoint says {shape}")
         stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         # A chunk is made whole, however little of it the array has.
-        entries = max(math.prod(shape), math.prod(array.chunk_layout.read_chunk.shape))
+        chunk = [n or 1 for n in array.chunk_layout.read_chunk.shape or ()]
+        entries = max(math.prod(shape), math.prod(chunk))
         size = entries * array.dtype.numpy_dtype.itemsize
         if size > stored * _GZIP:
             raise ValueError(f"{stored} bytes there cannot be an array of {size}")
