@@ -277,6 +277,10 @@ def of_command_line(folder: Path) -> Iterator[Case]:
         "vocabulary": ("inflect", folder / "new.model"),
         "convert": (model, folder / "new", "--format", "hf"),
     }
+
+    def label(*words: object) -> str:
+        return " ".join(map(str, words)).replace(str(folder), "…")
+
     odd = ("x", "", "1.5", "nan", "inf", "-inf", "1e400", "-1", "9" * 30, "9" * 5000, "true", "[1]")
     for command, words in commands.items():
         for name, metavar in options_of(command):
@@ -296,17 +300,17 @@ def of_command_line(folder: Path) -> Iterator[Case]:
                 yield Case("command line", f"{command} {name}={value[:20]}", run, wanted)
         for some in ((*words, "--nothing"), ("/nowhere/here", *words[1:])):
             run = functools.partial(quiet, command, *some)
-            yield Case("command line", f"{command} {' '.join(map(str, some))[:60]}", run)
+            yield Case("command line", f"{command} {label(*some)[:60]}", run)
     for words in ((), ("nothing",), ("--nothing",), ("generate",), ("generate", model)):
-        yield Case("command line", " ".join(map(str, words)), functools.partial(quiet, *words))
+        yield Case("command line", label(*words), functools.partial(quiet, *words))
     paths = (folder, folder / "words.model", "/dev/null", "/", "", ".", "a b", "x" * 5000, "\0")
     for path in paths:
         for command in ("generate", "convert", "eval"):
             words = (path, *commands[command][1:])
-            name = f"{command} of {str(path)[:30]!r}"
+            name = f"{command} of {label(path)[:30]!r}"
             yield Case("command line", name, functools.partial(quiet, command, *words))
         more = ("--input", path)
-        yield Case("command line", f"generate --input {str(path)[:30]!r}",
+        yield Case("command line", f"generate --input {label(path)[:30]!r}",
                    functools.partial(quiet, "generate", model, *SHORT, *more),
                    path not in ("/dev/null", folder / "words.model"))  # fmt: skip
 

@@ -15,6 +15,7 @@ import collections
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -87,7 +88,8 @@ def run(folder: Path, count: int, seed: int, only: str = "") -> Iterator[dict[st
         if worker.process.poll() is not None:
             worker = Worker(folder, seed)
         group, name = cases[index]
-        yield result | {"group": group, "name": name}
+        assert (result.setdefault("group", group), result.setdefault("name", name)) == cases[index]
+        yield result
     worker.end()
 
 
@@ -121,7 +123,6 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
-            cwd=folder,  # some cases name files to write
         )
         self.cases: list[tuple[str, str]] = [tuple(case) for case in self._answer()]
 
@@ -185,8 +186,12 @@ def work(folder: Path, seed: int) -> None:
 
     from bad_cases import all_cases, make_fixtures, quiet
 
-    if not any(folder.iterdir()):
-        make_fixtures(folder)
+    made = folder / "made"
+    if not made.exists():
+        make_fixtures(made)
+    # Cases may write into their fixtures, and the next process must make the same cases.
+    folder = Path(shutil.copytree(made, folder / str(os.getpid())))
+    os.chdir(folder)  # some cases name files to write
     quiet("tasks", "inflect", "--n", "1")  # TensorFlow's import is no case's time
     quiet("generate", folder / "t5jax", "go", "--max_new_tokens", 2)
     cases = all_cases(folder, seed)
@@ -196,7 +201,8 @@ def work(folder: Path, seed: int) -> None:
         case = cases[int(line)]
         Path("/proc/self/clear_refs").write_text("5")  # the peak is this case's
         outcome, told = attempt(case)
-        result = {"outcome": outcome, "told": told, "peak": resident(os.getpid(), "VmHWM")}
+        result = {"group": case.group, "name": case.name, "outcome": outcome, "told": told}
+        result["peak"] = resident(os.getpid(), "VmHWM")
         print(json.dumps(result), file=answers, flush=True)
 
 
