@@ -354,6 +354,7 @@ def of_api(folder: Path) -> Iterator[Case]:
         "input_ids": ("empty list",), "target_ids": (), "decoder_input_ids": (),
         "decoder_prefix": ("null", "text", "no text", "list", "nul", "empty list"),
         "logits_processor": ("null",), "assistant_model": ("null",), "batch_size": (),
+        "prefix_allowed_tokens_fn": ("null",),
     }  # fmt: skip
     methods = ("generate", "generate_ids", "score", "score_ids", "encode", "encode_ids", "stream",
                "logits")  # fmt: skip
@@ -371,7 +372,7 @@ def of_api(folder: Path) -> Iterator[Case]:
         for name in ("dtype", "vocabulary", "allow", "quantize", "d_model", "nothing", "dropout"):
             if (name, word) in (("vocabulary", "null"), ("quantize", "null"), ("allow", "text"),
                                 ("allow", "no text"), ("allow", "empty list"), ("dropout", "0"),
-                                ("allow", "nul")):  # fmt: skip
+                                ("allow", "nul"), ("allow", "surrogate")):  # fmt: skip
                 continue
             run = functools.partial(t5jax.load, folder / "t5jax", **{name: value})
             yield Case("API", f"load({name}={word})", run, named=name)

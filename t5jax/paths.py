@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from t5jax.knobs import short
+
 
 def user_path(path: str | os.PathLike[str]) -> Path:
     """The absolute path, with `~` as the home folder.
@@ -16,7 +18,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
       TypeError: `path` is none.
     """
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path={path!r} must be a path: a str or a pathlib.Path")
+        raise TypeError(f"path={short(path)} must be a path: a str or a pathlib.Path")
     found = Path(path)
     if found.parts[:1] == ("~",):  # another user's `~name` may be a folder's name as well
         found = found.expanduser()

@@ -193,8 +193,8 @@ class Text2Text:
         targets = self._ids(target_ids, "target_ids")
         if len(ids) != len(targets):
             raise ValueError(
-                f"{len(ids)} rows of input_ids, {len(targets)} of target_ids; give one target an "
-                "input"
+                f"{len(ids)} inputs (input_ids), {len(targets)} targets (target_ids); give one "
+                "target an input"
             )
         scores = np.zeros(len(ids), np.float32)
         for rows in _by_length(ids != self.config.pad_token_id, batch_size):
@@ -669,7 +669,7 @@ def dtype_of(value: Any, also: str = "") -> np.dtype:
     names = ("float32", "bfloat16", also)
     try:
         found = jnp.dtype(value)
-    except (TypeError, RecursionError):
+    except (TypeError, ValueError, RecursionError):
         found = None
     if value is not None and found is not None and found.name in names:
         return found

@@ -7,7 +7,7 @@ import t5jax
 
 # From the bottom up: each may import what stands before it, and itself.
 ORDER = [
-    "starting", "paths", "text_files", "knobs", "schema", "yaml_files", "standard_streams",
+    "starting", "text_files", "knobs", "paths", "schema", "yaml_files", "standard_streams",
     "user_code",
     "model", "config", "batch", "sharding", "vocabulary", "decoding", "formats", "sizes",
     "programs", "generation", "text2text", "bulk", "config_files", "tasks", "data", "evaluate",

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -71,7 +71,8 @@ def open_checkpoint(
         if not isinstance(vocabulary, Vocabulary):
             if not isinstance(vocabulary, str | os.PathLike):
                 raise TypeError(
-                    f"vocabulary={vocabulary!r} must be 'bytes', a file, a folder, or a Vocabulary"
+                    f"vocabulary={short(vocabulary)} must be 'bytes', a file, a folder, or a "
+                    "Vocabulary"
                 )
             vocabulary = make_vocabulary(vocabulary)
         checkpoint = dataclasses.replace(checkpoint, vocabulary=vocabulary)
@@ -85,14 +86,14 @@ def open_checkpoint(
 
 
 def _patterns(allow: str | Iterable[str]) -> tuple[str, ...]:
-    if not isinstance(allow, Iterable):
-        raise TypeError(f"allow={allow!r} must be a regular expression, or a list of them")
+    if not isinstance(allow, Iterable) or isinstance(allow, Mapping):
+        raise TypeError(f"allow={short(allow)} must be a regular expression, or a list of them")
     patterns = (allow,) if isinstance(allow, str) else tuple(allow)
     for pattern in patterns:
         try:
             re.compile(pattern)
         except (re.error, TypeError, RecursionError, OverflowError) as error:
-            raise ValueError(f"allow={pattern!r} is no regular expression: {error}") from None
+            raise ValueError(f"allow={short(pattern)} is no regular expression: {error}") from None
     return patterns
 
 

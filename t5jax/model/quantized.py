@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5jax.knobs import short
+
 LARGEST = 127
 # Of four bits: digits from -7 to 7, factors from 1 to 16, for groups of so many weights.
 LARGEST_DIGIT = 7
@@ -58,7 +60,7 @@ class Scheme:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             known = " or ".join(map(repr, get_args(Kind)))
-            raise ValueError(f"quantize={self.kind!r} must be {known}, or None")
+            raise ValueError(f"quantize={short(self.kind)} must be {known}, or None")
 
     def of(self, path: tuple[str, ...], leaf: Any, *, tied: bool, xp: Any = jnp) -> Any:
         """A parameter of a tree for inference as this scheme has it.
