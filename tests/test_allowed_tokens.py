@@ -45,7 +45,9 @@ def test_prefixes_streams_and_files_have_it_too():
     t5 = shared_text2text()
     words = [[t5.vocabulary.encode(w) for w in ("yes", "no")], [t5.vocabulary.encode("other")]]
     assert t5.generate(["a", "b"], prefix_allowed_tokens_fn=allowing(words))[1] == "other"
-    texts = list(generate_each(t5, "abcd", prefix_allowed_tokens_fn=allowing(words), window=2))
+    texts = list(
+        generate_each(t5, list("abcd"), prefix_allowed_tokens_fn=allowing(words), window=2)
+    )
     assert texts[1::2] == ["other"] * 2 and set(texts[::2]) <= {"yes", "no"}
     given = len(t5.vocabulary.encode("say "))
     options = {"prefix_allowed_tokens_fn": allowing(words, 1 + given), "decoder_prefix": "say "}

@@ -316,7 +316,7 @@ def test_predictions_without_scores_need_a_metric_by_name(evaluations, tmp_path,
     lines, _ = compared(capsys, file, file, "--metric", "squad", "--metric", "chrf")
     assert list(lines) == ["em", "f1", "chrf"]
     for name, message in (
-        ("squat", "no metric is called 'squat'; did you mean squad?"),
+        ("squat", "no metric is called 'squat'; did you mean squad, "),
         ("f1_score_with_invalid", "metric f1_score_with_invalid: target 'n…' must be 0 or 1"),
         ("record", "metric record does not fit targets like 'n…'"),
     ):

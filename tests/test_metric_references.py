@@ -287,6 +287,9 @@ def _example(name: str, dice: random.Random):
     if name in ("inflection_exact_match", "rule_exact_match"):
         target = dice.choice([("past", "go", ("went",)), ("past", "walk", ("walked",))])
         return target, dice.choice(["", "went", "walked"])
+    if name == "span_squad":
+        context = "the cat or a dog sat . HH AH0 , 7 x"
+        return {"answers": [word()], "context": context}, dice.choice(["", "start: 3 end: 5"])
     return dice.choice([word(), (word(), word())]), dice.choice(["", word()])
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import sentencepiece
 
+from t5jax.schema import short
 from t5jax.vocabulary.base import Vocabulary
 from t5jax.vocabulary.byte_level import FIRST_BYTE, ByteVocabulary
 from t5jax.vocabulary.sentencepiece import SENTENCEPIECE_MODEL, SentencePieceVocabulary
@@ -274,16 +275,18 @@ def _check(base: Vocabulary, tokens: tuple[AddedToken, ...]) -> None:
     last = None
     for token in tokens:
         if not token.text or token.text in texts:
-            raise ValueError(f"the added token {token.text!r} is empty, or there twice")
+            raise ValueError(f"the added token {short(token.text)} is empty, or there twice")
         if token.id == last:
-            raise ValueError(f"the added token {token.text!r} has id {last}, as another has")
+            raise ValueError(
+                f"the added token {short(token.text)} has id {short(last)}, as another has"
+            )
         texts.add(token.text)
         last = token.id
         if token.id >= base.vocab_size:
             if token.id != following:
                 raise ValueError(
-                    f"{token.text!r} was added as id {token.id}, but the {base.vocab_size} ids of "
-                    f"the model and the tokens before it leave {following}; the files do not "
-                    "belong together"
+                    f"{short(token.text)} was added as id {short(token.id)}, but the "
+                    f"{base.vocab_size} ids of the model and the tokens before it leave {following}; "
+                    "the files do not belong together"
                 )
             following += 1
