@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import numpy as np
 import pydantic
 
-from t5jax.schema import Schema, check, parse_json, read_json, short
+from t5jax.knobs import short
+from t5jax.schema import Schema, check, parse_json, read_json
 from t5jax.tasks import registry
 from t5jax.tasks.measuring import telling
 from t5jax.tasks.metrics.base import Grouped, Metric, Values, as_metric, find, name_of

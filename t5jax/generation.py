@@ -30,10 +30,10 @@ from t5jax.decoding.loop import Decoded
 from t5jax.decoding.options import GenerationOptions
 from t5jax.decoding.shortlist import BLOCK, BLOCKS, Shortlist, make_shortlist
 from t5jax.decoding.stopping import StopStrings
+from t5jax.knobs import short
 from t5jax.model.config import T5Config
 from t5jax.model.network import T5
 from t5jax.model.parameters import Params
-from t5jax.schema import short
 from t5jax.vocabulary import Vocabulary
 from t5jax.vocabulary.texts import token_texts
 

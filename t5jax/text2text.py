@@ -23,13 +23,12 @@ from t5jax.formats import generation_defaults
 from t5jax.formats.checkpoint import Checkpoint, placements, tensors_of
 from t5jax.formats.detect import open_checkpoint, report_assumed, write_checkpoint
 from t5jax.generation import LENGTH_BUCKETS, Decoder, Encoded, Generation, Request, bucket, gather
-from t5jax.knobs import Range, check_value
+from t5jax.knobs import Range, check_value, short
 from t5jax.model.config import T5Config
 from t5jax.model.network import T5
 from t5jax.model.parameters import Params, abstract_params, for_inference, from_inference
 from t5jax.model.quantized import Kind, Quantized, Scheme, dequantize, map_kernels, scheme_of
 from t5jax.model.quantized import quantize as quantize_tree
-from t5jax.schema import short
 from t5jax.vocabulary import Vocabulary
 from t5jax.vocabulary.texts import pieces
 

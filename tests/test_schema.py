@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5jax.schema import Schema, check, parse_json, read_json, short
+from t5jax.knobs import short
+from t5jax.schema import Schema, check, parse_json, read_json
 from t5jax.text_files import lines_of, read_lines, read_text
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from t5jax import user_code
 from t5jax.decoding.option_values import ids as read_ids
 from t5jax.decoding.processors import FORBIDDEN, Context, Processor
-from t5jax.schema import short
+from t5jax.knobs import short
 
 # transformers' `prefix_allowed_tokens_fn(number of the input, ids so far) -> ids allowed next`.
 AllowedTokens = Callable[[int, np.ndarray], Sequence[int]]

@@ -32,7 +32,7 @@ from t5jax.decoding.processors import (
 from t5jax.decoding.samplers import Greedy, Sample
 from t5jax.decoding.shortlist import Shortlist
 from t5jax.decoding.stopping import StopStrings
-from t5jax.schema import short
+from t5jax.knobs import short
 
 LogitsProcessor = Callable[[jax.Array, jax.Array], jax.Array]
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from t5jax.decoding.option_values import READERS, Bias, Decay, EarlyStopping, Ids, Phrase
 from t5jax.decoding.samplers import Greedy, Sample
-from t5jax.knobs import knob
-from t5jax.schema import short
+from t5jax.knobs import knob, short
 
 # Options that only say how to do what a switch turns on, and what turns it on.
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5jax.decoding.options import GenerationOptions
+from t5jax.knobs import short
 from t5jax.model.config import T5Config
-from t5jax.schema import short
 
 # What only we follow, below this name: transformers' `generate` stops at some of these, and takes
 # the others for options of another meaning.

@@ -35,8 +35,9 @@ from t5jax.formats.checkpoint import (
     paths,
     zeros,
 )
+from t5jax.knobs import short
 from t5jax.model.config import T5Config
-from t5jax.schema import Schema, check, short
+from t5jax.schema import Schema, check
 from t5jax.text_files import read_text
 
 FILE = "checkpoint"

@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from t5jax.formats.checkpoint import Tensor
-from t5jax.schema import Schema, check, parse_json, read_json, short
+from t5jax.knobs import short
+from t5jax.schema import Schema, check, parse_json, read_json
 
 
 class Index(Schema):

@@ -21,7 +21,7 @@ import seqio
 import tensorflow as tf
 
 from t5jax import user_code
-from t5jax.schema import short
+from t5jax.knobs import short
 
 Lengths = Mapping[str, int]
 Example = Mapping[str, Any]

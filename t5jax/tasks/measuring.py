@@ -13,7 +13,7 @@ import numpy as np
 import seqio
 
 from t5jax import user_code
-from t5jax.schema import short
+from t5jax.knobs import short
 from t5jax.tasks.metrics.base import Values, name_of
 from t5jax.tasks.metrics.examples import Measured, measure, numbers_of
 

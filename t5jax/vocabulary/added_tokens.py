@@ -16,7 +16,7 @@ from typing import Any
 
 import sentencepiece
 
-from t5jax.schema import short
+from t5jax.knobs import short
 from t5jax.vocabulary.base import Vocabulary
 from t5jax.vocabulary.byte_level import FIRST_BYTE, ByteVocabulary
 from t5jax.vocabulary.sentencepiece import SENTENCEPIECE_MODEL, SentencePieceVocabulary
@@ -286,7 +286,7 @@ def _check(base: Vocabulary, tokens: tuple[AddedToken, ...]) -> None:
             if token.id != following:
                 raise ValueError(
                     f"{short(token.text)} was added as id {short(token.id)}, but the "
-                    f"{base.vocab_size} ids of the model and the tokens before it leave {following}; "
-                    "the files do not belong together"
+                    f"{base.vocab_size} ids of the model and the tokens before it leave "
+                    f"{following}; the files do not belong together"
                 )
             following += 1

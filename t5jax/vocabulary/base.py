@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from t5jax.schema import short
+from t5jax.knobs import short
 
 DESCRIPTION = "vocabulary.json"
 # More than any model has (umT5: 300), and few enough to make.

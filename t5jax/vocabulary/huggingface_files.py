@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import pydantic
 
-from t5jax.schema import Schema, check, read_json, short
+from t5jax.knobs import short
+from t5jax.schema import Schema, check, read_json
 from t5jax.vocabulary.added_tokens import SENTINEL, AddedToken
 from t5jax.vocabulary.base import MOST_EXTRA_IDS
 from t5jax.vocabulary.byte_level import FIRST_BYTE, ByteVocabulary
