@@ -96,7 +96,7 @@ class ArraySpec(Schema):
 
 
 class Optimizer(Schema):
-    """What there is of an optimizer: the parameters are its target."""
+    """The part of `optimizer` that is read: its target, which is the parameters."""
 
     target: dict[str, Any]
 
