@@ -125,8 +125,8 @@ class Text2Text:
     def cast(self, dtype: Any) -> Text2Text:
         """A new model that holds what is not quantized, and computes, in `dtype`.
 
-        It generates what `load(…, dtype=dtype)` would, but that to float32 nothing comes back which
-        bfloat16 has rounded off. What is in `dtype` already is shared, not copied.
+        It generates what `load(…, dtype=dtype)` would. Casting bfloat16 to float32 does not restore
+        what rounding lost. Arrays that are in `dtype` already are shared, not copied.
         """
         return self._with(self._params, dtype)
 
@@ -630,7 +630,7 @@ def load(
       allow: regular expressions of tensors that the files may hold in vain, or lack.
       quantize: "int8" keeps the kernels in a quarter of float32's bytes: faster where few rows are
         decoded, and a little less exact; "int4" in an eighth, slower and less exact than "int8".
-        Default: as the checkpoint is. One that is quantized already stays as it is.
+        Default: as the checkpoint is. A quantized checkpoint cannot be quantized otherwise.
       quantize_head: whether the output head is among them, the embedding where that is the head.
       changes: fields of `T5Config` that are to be otherwise than the checkpoint says.
 

@@ -20,7 +20,8 @@ Bias = tuple[Ids, float]  # of the last of these ids where the others stand befo
 Phrase = tuple[Ids, ...]  # alternatives of a phrase
 
 # Numbers of a compiled program are float32.
-_FLOAT = np.finfo(np.float32)
+# Python's floats: to compare a larger number with numpy's would overflow, with a warning.
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 def _is_switch(value: Any) -> bool:
@@ -46,7 +47,7 @@ def number(value: Any) -> float:
     if _is_switch(value) or isinstance(value, str | bytes | complex):
         raise TypeError
     found = float(value)
-    if not math.isfinite(found) or (found and not _FLOAT.tiny <= abs(found) <= _FLOAT.max):
+    if not math.isfinite(found) or (found and not _SMALLEST <= abs(found) <= _LARGEST):
         raise ValueError
     return found
 
