@@ -34,9 +34,9 @@ from peers import (
 )
 
 import t5jax
-from t5jax.generation import ROOMS
-from t5jax.model.parameters import for_inference, init_params
-from t5jax.model.quantized import Scheme, quantize
+from t5jax.engine.generation import ROOMS
+from t5jax.model.t5.parameters import for_inference, init_params
+from t5jax.ops.quantized import Scheme, quantize
 from t5jax.vocabulary import ByteVocabulary
 
 # Bytes a second, from the vendors' datasheets, by a part of JAX's device_kind.

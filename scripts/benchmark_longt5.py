@@ -103,8 +103,8 @@ def serve(run: Callable[[], object]) -> None:
 def ours(config: t5jax.T5Config, ids: np.ndarray) -> Callable[[], object]:
     import jax
 
-    from t5jax.model.network import T5
-    from t5jax.model.parameters import for_inference, init_params
+    from t5jax.model.t5.network import T5
+    from t5jax.model.t5.parameters import for_inference, init_params
 
     params = jax.jit(lambda key: for_inference(init_params(config, key)))(jax.random.key(0))
     jax.block_until_ready(params)

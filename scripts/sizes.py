@@ -11,8 +11,8 @@ import functools
 import jax
 
 import t5jax
-from t5jax.model.parameters import abstract_params, count_parameters
-from t5jax.model.quantized import Scheme, quantize
+from t5jax.model.t5.parameters import abstract_params, count_parameters
+from t5jax.ops.quantized import Scheme, quantize
 
 
 def main() -> None:

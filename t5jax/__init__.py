@@ -7,8 +7,8 @@ This package imports neither TensorFlow nor seqio; `t5jax.tasks` and the trainin
 """
 
 from t5jax import starting  # noqa: F401  (first: what comes after takes seconds)
-from t5jax.model.config import VARIANTS, T5Config
-from t5jax.model.network import T5
+from t5jax.model.t5.config import VARIANTS, T5Config
+from t5jax.model.t5.network import T5
 from t5jax.text2text import Encoded, Generation, Text2Text, load
 
 __all__ = ["T5", "VARIANTS", "Encoded", "Generation", "T5Config", "Text2Text", "load"]

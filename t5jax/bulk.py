@@ -15,7 +15,7 @@ import numpy as np
 
 from t5jax.decoding.constraints import AllowedTokens
 from t5jax.decoding.controls import LogitsProcessor
-from t5jax.generation import LENGTH_BUCKETS, ROW_BUCKETS, Generation, bucket
+from t5jax.engine.generation import LENGTH_BUCKETS, ROW_BUCKETS, Generation, bucket
 from t5jax.knobs import Range, check_value, short
 from t5jax.schema import read_json
 from t5jax.text2text import Text2Text

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Literal
 
 from t5jax.knobs import check_knobs, knob
-from t5jax.model.config import T5Config
+from t5jax.model.t5.config import T5Config
 
 
 class Section:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from t5jax.config import RunConfig
 from t5jax.knobs import check_value, declared, nearest, short
-from t5jax.model.config import VARIANTS, T5Config
+from t5jax.model.t5.config import VARIANTS, T5Config
 from t5jax.text_files import read_text
 from t5jax.vocabulary import Vocabulary
 from t5jax.yaml_files import parse_yaml, write_yaml

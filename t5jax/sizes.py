@@ -13,11 +13,11 @@ from pathlib import Path
 import jax
 
 from t5jax.config import RunConfig
-from t5jax.model.config import T5Config
+from t5jax.model.t5.config import T5Config
 
 # Calls that need less than this are not looked at: reading what is free takes 0.1 ms.
 SMALL = 2**28
-# Room for ids that a decoder's cache begins with; see `t5jax.generation.ROOMS`.
+# Room for ids that a decoder's cache begins with; see `t5jax.engine.generation.ROOMS`.
 FIRST_ROOM = 128
 
 GROUP, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")

@@ -15,20 +15,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from t5jax import programs, sharding, sizes
+from t5jax import sharding, sizes
 from t5jax.decoding.constraints import AllowedTokens
 from t5jax.decoding.controls import LogitsProcessor
 from t5jax.decoding.options import GenerationOptions
+from t5jax.engine import programs
+from t5jax.engine.generation import (
+    LENGTH_BUCKETS,
+    Decoder,
+    Encoded,
+    Generation,
+    Request,
+    bucket,
+    gather,
+)
 from t5jax.formats import generation_defaults
 from t5jax.formats.checkpoint import Checkpoint, placements, tensors_of
 from t5jax.formats.detect import open_checkpoint, report_assumed, write_checkpoint
-from t5jax.generation import LENGTH_BUCKETS, Decoder, Encoded, Generation, Request, bucket, gather
 from t5jax.knobs import Range, check_value, short
-from t5jax.model.config import T5Config
-from t5jax.model.network import T5
-from t5jax.model.parameters import Params, abstract_params, for_inference, from_inference
-from t5jax.model.quantized import Kind, Quantized, Scheme, dequantize, map_kernels, scheme_of
-from t5jax.model.quantized import quantize as quantize_tree
+from t5jax.model.t5.config import T5Config
+from t5jax.model.t5.network import T5
+from t5jax.model.t5.parameters import Params, abstract_params, for_inference, from_inference
+from t5jax.ops.quantized import Kind, Quantized, Scheme, dequantize, map_kernels, scheme_of
+from t5jax.ops.quantized import quantize as quantize_tree
 from t5jax.vocabulary import Vocabulary
 from t5jax.vocabulary.texts import pieces
 
@@ -41,7 +50,7 @@ class Text2Text:
 
     Args:
       config: the architecture.
-      params: the parameter tree with stacked layers, as `t5jax.model.parameters.init_params`
+      params: the parameter tree with stacked layers, as `t5jax.model.t5.parameters.init_params`
         makes it, or laid out by `for_inference`; leaves may lie on host or device.
       vocabulary: turns text to ids and back. Without one (None) all that works on ids works.
       dtype: "float32" or "bfloat16", or such a dtype: what parameters are stored in and computed

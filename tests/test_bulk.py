@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from t5jax.bulk import Programs, generate_each, unfinished
 from t5jax.cli import main
-from t5jax.generation import LENGTH_BUCKETS, bucket
+from t5jax.engine.generation import LENGTH_BUCKETS, bucket
 from t5jax.text2text import Text2Text
-from tests.models import tiny_text2text
+from tests.support.models import tiny_text2text
 
 
 def texts(seed: int, count: int, longest: int) -> list[str]:

@@ -9,9 +9,9 @@ import t5jax
 ORDER = [
     "starting", "text_files", "knobs", "paths", "schema", "yaml_files", "standard_streams",
     "user_code",
-    "model", "config", "batch", "sharding", "vocabulary", "decoding", "formats", "sizes",
-    "programs", "generation", "text2text", "bulk", "config_files", "tasks", "data", "evaluate",
-    "comparison", "training", "cli",
+    "ops", "model", "config", "batch", "sharding", "vocabulary", "decoding", "formats", "sizes",
+    "engine", "text2text", "bulk", "config_files", "tasks", "data", "evaluate",
+    "evaluation", "training", "cli",
 ]  # fmt: skip
 LIGHT = ORDER[: ORDER.index("tasks")]
 HEAVY = {"tensorflow", "seqio", "tensorflow_datasets", "torch"}

@@ -10,9 +10,9 @@ import pytest
 from t5jax import sizes
 from t5jax.config_files import build_config
 from t5jax.model.cache import KVCache
-from t5jax.model.config import VARIANTS
-from t5jax.model.parameters import abstract_params, count_parameters
-from tests.models import TINY, shared_text2text
+from t5jax.model.t5.config import VARIANTS
+from t5jax.model.t5.parameters import abstract_params, count_parameters
+from tests.support.models import TINY, shared_text2text
 
 CPU = jax.devices()[:1]
 

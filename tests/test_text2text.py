@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import t5jax
+from t5jax.engine.generation import Encoded
 from t5jax.formats.detect import open_checkpoint
-from t5jax.generation import Encoded
-from t5jax.model.quantized import Scheme
+from t5jax.ops.quantized import Scheme
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
-from tests.devices import environment
-from tests.models import TINY, lively_params, random_ids, shared_text2text, tiny_text2text
+from tests.support.devices import environment
+from tests.support.models import TINY, lively_params, random_ids, shared_text2text, tiny_text2text
 
 TEXTS = ["hello", "", "a longer input, with words", "ü"]
 
@@ -272,7 +272,7 @@ def test_a_mesh_of_eight_devices_gives_what_one_gives(tmp_path):
     tiny_text2text().save(f"{path}-hf", format="hf")
     code = f"""
 import jax, numpy, t5jax
-from t5jax import generation
+from t5jax.engine import generation
 from t5jax.config import MeshConfig
 from t5jax.sharding import make_mesh
 mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))

@@ -9,8 +9,8 @@ from t5jax.cli import main
 from t5jax.config import DataConfig, LengthsConfig
 from t5jax.data import TrainData
 from t5jax.tasks import registry
-from tests.mistakes import error_of
-from tests.models import shared_text2text
+from tests.support.mistakes import error_of
+from tests.support.models import shared_text2text
 
 MODULE = """
 import seqio

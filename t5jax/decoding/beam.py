@@ -32,7 +32,7 @@ from t5jax.decoding.options import GenerationOptions
 from t5jax.decoding.phrases import Phrases, places, share_out
 from t5jax.decoding.processors import FORBIDDEN
 from t5jax.decoding.samplers import Sample
-from t5jax.decoding.selection import largest, take
+from t5jax.ops.selection import largest, take
 
 BeamStep = Callable[[jax.Array, Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
 

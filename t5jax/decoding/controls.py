@@ -30,9 +30,9 @@ from t5jax.decoding.processors import (
     UserFunction,
 )
 from t5jax.decoding.samplers import Greedy, Sample
-from t5jax.decoding.shortlist import Shortlist
 from t5jax.decoding.stopping import StopStrings
 from t5jax.knobs import short
+from t5jax.ops.shortlist import Shortlist
 
 LogitsProcessor = Callable[[jax.Array, jax.Array], jax.Array]
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5jax.decoding.selection import largest
+from t5jax.ops.selection import largest
 
 
 @flax.struct.dataclass

@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from t5jax.decoding.selection import likeliest
+from t5jax.ops.selection import likeliest
 
 
 @dataclasses.dataclass(frozen=True)

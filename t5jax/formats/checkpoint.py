@@ -28,8 +28,8 @@ from jax.sharding import Mesh
 
 from t5jax import sharding
 from t5jax.formats.memory import empty, free_huge_pages
-from t5jax.model.config import T5Config
-from t5jax.model.parameters import (
+from t5jax.model.t5.config import T5Config
+from t5jax.model.t5.parameters import (
     Params,
     abstract_params,
     for_inference,
@@ -38,8 +38,8 @@ from t5jax.model.parameters import (
     unfuse,
     unstack,
 )
-from t5jax.model.quantized import Quantized, Scheme, map_kernels
-from t5jax.model.quantized import quantize as quantize_tree
+from t5jax.ops.quantized import Quantized, Scheme, map_kernels
+from t5jax.ops.quantized import quantize as quantize_tree
 from t5jax.vocabulary import Vocabulary
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from t5jax.formats import hub, huggingface, native, t5x
 from t5jax.formats.checkpoint import Checkpoint
 from t5jax.knobs import short
-from t5jax.model.config import T5Config
+from t5jax.model.t5.config import T5Config
 from t5jax.paths import user_path
 from t5jax.vocabulary import Vocabulary, make_vocabulary
 

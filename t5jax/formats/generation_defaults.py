@@ -12,7 +12,7 @@ from typing import Any
 
 from t5jax.decoding.options import GenerationOptions
 from t5jax.knobs import short
-from t5jax.model.config import T5Config
+from t5jax.model.t5.config import T5Config
 
 # What only we follow, below this name: transformers' `generate` stops at some of these, and takes
 # the others for options of another meaning.

@@ -35,7 +35,7 @@ from t5jax.formats.huggingface_config import (
     same,
 )
 from t5jax.formats.tensor_files import read_tensors, write_safetensors
-from t5jax.model.config import T5Config
+from t5jax.model.t5.config import T5Config
 from t5jax.vocabulary import Vocabulary, from_huggingface, write_huggingface
 
 WEIGHTS = "model.safetensors"

@@ -12,7 +12,7 @@ import numpy as np
 from t5jax.formats import generation_defaults
 from t5jax.formats.checkpoint import Tensor
 from t5jax.knobs import short
-from t5jax.model.config import T5Config
+from t5jax.model.t5.config import T5Config
 from t5jax.schema import Schema, check, read_json
 
 CONFIG_FILE = "config.json"

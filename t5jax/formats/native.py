@@ -34,9 +34,9 @@ from t5jax.formats.checkpoint import (
     placements,
     tensors_of,
 )
-from t5jax.model.config import T5Config
-from t5jax.model.parameters import Params, abstract_params
-from t5jax.model.quantized import Quantized, Scheme, map_kernels, quantize, scheme_of
+from t5jax.model.t5.config import T5Config
+from t5jax.model.t5.parameters import Params, abstract_params
+from t5jax.ops.quantized import Quantized, Scheme, map_kernels, quantize, scheme_of
 from t5jax.schema import Schema, read_json
 from t5jax.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
 

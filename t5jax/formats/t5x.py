@@ -36,7 +36,7 @@ from t5jax.formats.checkpoint import (
     zeros,
 )
 from t5jax.knobs import short
-from t5jax.model.config import T5Config
+from t5jax.model.t5.config import T5Config
 from t5jax.schema import Schema, check
 from t5jax.text_files import read_text
 

@@ -17,7 +17,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from t5jax.model.config import T5Config
+from t5jax.model.t5.config import T5Config
 
 
 @flax.struct.dataclass

@@ -8,8 +8,8 @@ from typing import Any
 
 from t5jax.config import RunConfig
 from t5jax.decoding.options import GenerationOptions
+from t5jax.engine.generation import Request
 from t5jax.evaluate import Evaluation
-from t5jax.generation import Request
 from t5jax.vocabulary import Vocabulary
 
 # Of the training step, beside those of the evaluated tasks.

@@ -17,8 +17,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t5jax.formats.checkpoint import paths
-from t5jax.model.config import T5Config
-from t5jax.model.parameters import Params, abstract_params, unstack
+from t5jax.model.t5.config import T5Config
+from t5jax.model.t5.parameters import Params, abstract_params, unstack
 
 
 def trained(patterns: Sequence[str], config: T5Config) -> Params:

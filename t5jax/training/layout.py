@@ -16,8 +16,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from t5jax import sharding
 from t5jax.config import RunConfig
-from t5jax.model.config import T5Config
-from t5jax.model.parameters import (
+from t5jax.model.t5.config import T5Config
+from t5jax.model.t5.parameters import (
     Params,
     abstract_params,
     init_params,

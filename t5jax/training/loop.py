@@ -28,16 +28,16 @@ from t5jax.evaluate import write_results
 from t5jax.formats import native
 from t5jax.formats.checkpoint import Checkpoint
 from t5jax.formats.detect import open_checkpoint, report_assumed
-from t5jax.model.config import T5Config
-from t5jax.model.network import T5
-from t5jax.model.parameters import abstract_params, count_parameters, logical_axes, stack
+from t5jax.model.t5.config import T5Config
+from t5jax.model.t5.flops import peak_flops, step_flops
+from t5jax.model.t5.network import T5
+from t5jax.model.t5.parameters import abstract_params, count_parameters, logical_axes, stack
 from t5jax.paths import user_path
 from t5jax.sizes import check_training
 from t5jax.tasks import registry, run_modules
 from t5jax.text2text import Text2Text, keep_compiled_programs
 from t5jax.training.checkpoints import Checkpoints
 from t5jax.training.evaluation import generation_options, make_evaluation
-from t5jax.training.flops import peak_flops, step_flops
 from t5jax.training.host import accelerator
 from t5jax.training.layout import make_layout, stack_state, unstack_state
 from t5jax.training.losses import LossSums

@@ -12,8 +12,8 @@ import optax
 
 from t5jax.batch import Batch
 from t5jax.config import TrainingConfig
-from t5jax.model.network import T5
-from t5jax.model.parameters import Params
+from t5jax.model.t5.network import T5
+from t5jax.model.t5.parameters import Params
 from t5jax.training.freezing import select
 from t5jax.training.losses import LossSums, loss_sums
 

@@ -1,0 +1,5 @@
+"""The commands."""
+
+from t5jax.cli.entry import main
+
+__all__ = ["main"]

@@ -1,0 +1,3 @@
+from t5jax.cli.entry import main
+
+main()

@@ -1,0 +1,1 @@
+"""Requests, batches and buckets, the compiled programs, results."""

@@ -1,0 +1,1 @@
+"""Evaluation with seqio, and the comparison of two models."""

@@ -1,0 +1,249 @@
+"""LongT5's encoder attention: cost and memory grow with the length, not with its square.
+
+Guo et al. 2022 (arXiv:2112.07916), section 3. Local: a token sees those up to a radius away.
+Transient-global: it also sees one global token for each block of tokens, made anew in every layer;
+only the products with those, one for 16 tokens, are quadratic.
+
+Letters: B batch, S tokens, N heads, H head_dim, D model; T tokens of a block (the radius and 1), K
+blocks, L = K T; G tokens that a global token sums, M = S // G places for global tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from t5jax.ops.attention import MASKED, dropout
+
+# Logits that are in memory together; where there are more, blocks of queries take turns.
+LOGITS_AT_ONCE = 2**22
+
+
+@flax.struct.dataclass
+class Places:
+    """Where an input's global tokens are.
+
+    `blocks` int32[B, S] is the place of the one that a token is summed into, M where there is none;
+    `segments` int32[B, M] the segment that each stands for, 0 where the place is empty.
+    """
+
+    blocks: jax.Array
+    segments: jax.Array
+
+
+@flax.struct.dataclass
+class Layout:
+    """Who may see whom, for all layers: `segments` int32[B, S], 0 at padding, and `places`."""
+
+    segments: jax.Array
+    places: Places | None = None
+
+
+@flax.struct.dataclass
+class LongBias:
+    """Relative biases: `local` float32[N, T, 3 T], of a block to itself and both neighbours.
+
+    `side` float32[N, 2 M - 1] goes by the distance to a global token, that of the token's own block
+    in the middle; None where attention is local.
+    """
+
+    local: jax.Array
+    side: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class Side:
+    """The global tokens as queries see them: `keys` and `values` [B, N, M, H], `bias`, `places`."""
+
+    keys: jax.Array
+    values: jax.Array
+    bias: jax.Array
+    places: Places
+
+
+def local_positions(block: int) -> tuple[jax.Array, jax.Array]:
+    """int32[T] of a block's queries and int32[3 T] of the keys that they meet."""
+    return jnp.arange(block) + block, jnp.arange(3 * block)
+
+
+def side_positions(places: int) -> tuple[jax.Array, jax.Array]:
+    """int32[1] and int32[2 M - 1]: every distance from a token's block to a global token."""
+    return jnp.zeros(1, jnp.int32), jnp.arange(1 - places, places, dtype=jnp.int32)
+
+
+def find_places(segments: jax.Array, global_block_size: int) -> Places:
+    """int[B, S] -> where global tokens are, section 3.2.
+
+    Each segment is cut into blocks from its own first token on, so that packed examples have the
+    global tokens that each has alone. Tokens left over join their segment's last block; a segment
+    shorter than a block has no global token. A segment's tokens stand together.
+    """
+    rows, length = segments.shape
+    places = length // global_block_size
+    positions = jnp.arange(length)
+    edge = segments[:, 1:] != segments[:, :-1]
+    first = jnp.pad(edge, ((0, 0), (1, 0)), constant_values=True)
+    last = jnp.pad(edge, ((0, 0), (0, 1)), constant_values=True)
+    start = jax.lax.cummax(jnp.where(first, positions, 0), axis=1)
+    end = jax.lax.cummin(jnp.where(last, positions + 1, length), axis=1, reverse=True)
+    full = jnp.where(segments != 0, (end - start) // global_block_size, 0)
+    before = jnp.cumsum(jnp.where(first, full, 0), axis=1) - full
+    blocks = before + jnp.minimum((positions - start) // global_block_size, full - 1)
+    blocks = jnp.where(full > 0, blocks, places)
+    empty = jnp.zeros((rows, places), segments.dtype)
+    return Places(blocks, jax.vmap(lambda x, i, s: x.at[i].max(s, mode="drop"))(
+        empty, blocks, segments
+    ))  # fmt: skip
+
+
+def sum_blocks(x: jax.Array, places: Places) -> jax.Array:
+    """[B, S, D] -> float32[B, M, D]: what global tokens are made of, section 3.2."""
+    empty = jnp.zeros((*places.segments.shape, x.shape[-1]), jnp.float32)
+    x = x.astype(jnp.float32)
+    return jax.vmap(lambda y, i, x: y.at[i].add(x, mode="drop"))(empty, places.blocks, x)
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array,
+    segments: jax.Array,
+    side: Side | None = None,
+    *,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """q, k, v [B, S, N, H] -> [B, S, N, H]; softmax in float32.
+
+    Args:
+      bias: float32[N, T, 3 T]; sets the block's length T.
+      segments: int[B, S]; tokens see their own segment, and nobody sees padding (0).
+      side: the global tokens, or None.
+    """
+    rows, length, heads, _ = q.shape
+    block = bias.shape[1]
+    width = 3 * block + (0 if side is None else side.keys.shape[2])
+    # All turns are equally long; blocks of padding at the end fill the last one up.
+    blocks = -(-length // block)
+    turns = min(blocks, -(-blocks * block * width * rows * heads // LOGITS_AT_ONCE))
+    share = -(-blocks // turns)
+    turns = -(-blocks // share)
+
+    def cut(x: jax.Array) -> jax.Array:
+        """[B, S] or [B, S, N, H] -> [turns, B, 1 or N, L, 1 or H], L tokens of a turn's share."""
+        # Heads come first once for all: a CPU takes twice as long for products that turn them.
+        x = x[:, None, :, None] if x.ndim == 2 else x.swapaxes(1, 2)
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, turns * share * block - length), (0, 0)))
+        x = x.reshape(*x.shape[:2], turns, share * block, x.shape[-1])
+        return jnp.moveaxis(x, 2, 0)
+
+    def neighbours(x: jax.Array) -> jax.Array:
+        """[turns, B, N, L, H] -> [turns, B, N, T + L + T, H], zero beyond the ends."""
+        edge = jnp.zeros_like(x[:1, ..., :block, :])
+        left = jnp.concatenate([edge, x[:-1, ..., -block:, :]])
+        right = jnp.concatenate([x[1:, ..., :block, :], edge])
+        return jnp.concatenate([left, x, right], axis=-2)
+
+    segments = cut(segments)
+    share_of_turn = (
+        cut(q),
+        neighbours(cut(k)),
+        neighbours(cut(v)),
+        segments,
+        neighbours(segments),
+        None if side is None else cut(side.places.blocks),
+        None if dropout_key is None else jax.random.split(dropout_key, turns),
+    )
+
+    def turn(share: Any) -> jax.Array:
+        return _attend_blocks(*share, bias=bias, side=side, dropout_rate=dropout_rate)
+
+    if turns == 1:
+        y = turn(jax.tree.map(lambda x: x[0], share_of_turn))[None]
+    else:
+        # The backward pass makes a turn's logits again: kept, they would be the memory that taking
+        # turns saves.
+        y = jax.lax.map(jax.checkpoint(turn, prevent_cse=False), share_of_turn)
+    y = y.transpose(1, 0, 3, 2, 4)
+    return y.reshape(rows, -1, *y.shape[-2:])[:, :length]
+
+
+def _attend_blocks(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segments: jax.Array,
+    key_segments: jax.Array,
+    own_places: jax.Array | None,
+    key: jax.Array | None,
+    *,
+    bias: jax.Array,
+    side: Side | None,
+    dropout_rate: float,
+) -> jax.Array:
+    """q [B, N, L, H] of K blocks, k and v [B, N, T + L + T, H] -> [B, N, L, H].
+
+    Segments and places have N and H of 1.
+    """
+    *rows, length, _ = q.shape
+    block = bias.shape[1]
+    blocks = length // block
+    keys = (None, None) if key is None else jax.random.split(key)
+
+    def windows(x: jax.Array) -> jax.Array:
+        """[B, N, T + L + T, H] -> [B, N, K, 3 T, H]."""
+        x = x.reshape(*x.shape[:2], blocks + 2, block, x.shape[-1])
+        return jnp.concatenate([x[:, :, i : i + blocks] for i in range(3)], axis=3)
+
+    at, meets = local_positions(block)
+    own = segments.reshape(-1, 1, blocks, block, 1)
+    other = windows(key_segments).swapaxes(3, 4)
+    mask = (own == other) & (other != 0) & (jnp.abs(meets - at[:, None]) < block)
+    logits = jnp.einsum(
+        "BNKTH,BNKSH->BNKTS",
+        q.reshape(*rows, blocks, block, -1),
+        windows(k),
+        preferred_element_type=jnp.float32,
+    )
+    logits = jnp.where(mask, logits + bias[:, None], MASKED)
+    parts = [logits.reshape(*rows, length, -1)]
+    if side is not None and own_places is not None:
+        other = side.places.segments[:, None, None, :]
+        mask = (segments == other) & (other != 0)
+        logits = jnp.einsum("BNLH,BNMH->BNLM", q, side.keys, preferred_element_type=jnp.float32)
+        logits = logits + _side_bias(side.bias, own_places[:, 0, :, 0])
+        parts.append(jnp.where(mask, logits, MASKED))
+
+    # One softmax over both parts, which are never put together; the weights are divided by their
+    # sum after the products, where that is less work.
+    top = functools.reduce(jnp.maximum, [jnp.max(x, -1, keepdims=True) for x in parts])
+    parts = [jnp.exp(x - jax.lax.stop_gradient(top)) for x in parts]
+    total = functools.reduce(jnp.add, [jnp.sum(x, -1, keepdims=True) for x in parts])
+    parts = [
+        dropout(x.astype(v.dtype), dropout_rate, key) for x, key in zip(parts, keys, strict=False)
+    ]
+    y = jnp.einsum(
+        "BNKTS,BNKSH->BNKTH",
+        parts[0].reshape(*rows, blocks, block, -1),
+        windows(v),
+        preferred_element_type=jnp.float32,
+    ).reshape(q.shape)
+    if side is not None:
+        weights = parts[1]
+        y += jnp.einsum("BNLM,BNMH->BNLH", weights, side.values, preferred_element_type=jnp.float32)
+    return (y / total).astype(v.dtype)
+
+
+def _side_bias(bias: jax.Array, own_places: jax.Array) -> jax.Array:
+    """[N, 2 M - 1], int[B, L] -> [B, N, L, M]: a token's row is a piece of all distances."""
+    places = (bias.shape[1] + 1) // 2
+
+    def row(place: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(bias, places - 1 - place, places, axis=1)
+
+    return jax.vmap(jax.vmap(row, out_axes=1))(own_places)

@@ -1,0 +1,381 @@
+"""Kernels in eight or four bits, for inference: a quarter or an eighth of float32's bytes.
+
+Of the tree for inference only (`t5jax.model.t5.parameters.for_inference`), whose kernels have their
+outputs first. A kernel is whole numbers of eight bits times a scale for each output; `Int4` writes
+those numbers as four bits times a factor that a group shares, so that both are multiplied alike.
+The factors of groups are whole numbers as in QServe (Lin et al. 2024, arXiv:2405.04532, section 4).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5jax.knobs import short
+
+LARGEST = 127
+# Of four bits: digits from -7 to 7, factors from 1 to 16, for groups of so many weights.
+LARGEST_DIGIT = 7
+LARGEST_FACTOR = 16
+GROUP = 32
+# Bytes of the whole numbers that are made of four bits at a time, about what a core's cache holds.
+BLOCK = 2**19
+# Rows up to which x is the right operand of a product of int8.
+FEW_ROWS = 32
+# Columns of a product of int8 that cost a CPU no more than one, and the weights of a kernel for
+# which it is worth filling them.
+COLUMNS = 8
+LARGE = 2**20
+# By module, how many dimensions of a kernel are contracted; those before them are outputs.
+_CONTRACTED = {"out": 2}
+
+Kind = Literal["int8", "int4"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """How a model is quantized.
+
+    Attributes:
+      kind: of its kernels.
+      head: whether the output head is quantized too, the embedding where that is the head.
+
+    Raises:
+      ValueError: an unknown kind.
+    """
+
+    kind: Kind
+    head: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.kind} {'with' if self.head else 'without'} the head"
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            known = " or ".join(map(repr, get_args(Kind)))
+            raise ValueError(f"quantize={short(self.kind)} must be {known}, or None")
+
+    def of(self, path: tuple[str, ...], leaf: Any, *, tied: bool, xp: Any = jnp) -> Any:
+        """A parameter of a tree for inference as this scheme has it.
+
+        Kernels are quantized; norms and tables of relative biases stay as they are, and so does an
+        embedding that is not the head as well (`tied`): rows of it are looked up, which costs
+        nothing. `xp` is jnp, or np on the host.
+
+        Raises:
+          ValueError: a kernel cannot be quantized so.
+        """
+        modules = {"self_attention", "encoder_decoder_attention", "mlp"}
+        if self.head:
+            modules.add("token_embedder" if tied else "head")
+        if not modules & set(path) or path[-1] == "scale":
+            return leaf
+        make = Int8.of if self.kind == "int8" else Int4.of
+        try:
+            return make(leaf, _CONTRACTED.get(path[-1], 1), xp)
+        except ValueError as error:
+            raise ValueError(f"{'/'.join(path)}: {error}") from error
+
+
+@flax.struct.dataclass
+class Quantized:
+    """A kernel [*O, *C]: `integers()` int8[*O, *C] times `scale` float32[*O]."""
+
+    digits: Any
+    scale: Any
+
+    def parts(self) -> list[jax.Array]:
+        """The integers, cut along their last dimension into equal parts, int8."""
+        raise NotImplementedError
+
+    def integers(self) -> jax.Array:
+        """int8[*O, *C]."""
+        return jnp.concatenate(self.parts(), axis=-1)
+
+    def products(self, x: jax.Array) -> jax.Array:
+        """Of a kernel [O, *C]: int8[R, *C] with its integers -> int32[R, O]."""
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The kernel's."""
+        return self.digits.shape
+
+    @property
+    def ndim(self) -> int:
+        """The kernel's dimensions."""
+        return len(self.shape)
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """*O."""
+        return self.scale.shape
+
+    @property
+    def contracted(self) -> int:
+        """How many dimensions *C are."""
+        return self.ndim - len(self.outputs)
+
+    def astype(self, dtype: Any) -> Quantized:
+        """Itself: a product has its input's type."""
+        del dtype
+        return self
+
+    def __getitem__(self, outputs: Any) -> Quantized:
+        """Some of the outputs."""
+        return jax.tree.map(lambda x: x[outputs], self)
+
+    def take(self, ids: jax.Array, dtype: Any) -> jax.Array:
+        """Rows of a table: int[...] -> [..., D]."""
+        rows = jax.tree.map(lambda x: jnp.take(x, ids, axis=0), self)
+        return rows.expand().astype(dtype)
+
+    def expand(self) -> jax.Array:
+        """The kernel in float32."""
+        scale = self.scale[(..., *(None,) * self.contracted)]
+        return self.integers().astype(np.float32) * scale
+
+    def as_rows(self) -> Quantized:
+        """With one dimension of outputs: [prod(O), *C]."""
+        size, first = math.prod(self.outputs), len(self.outputs)
+        return jax.tree.map(lambda x: x.reshape(size, *x.shape[first:]), self)
+
+    def places(self, where: jax.sharding.Sharding) -> Any:
+        """The shardings of its parts, given the kernel's; a dimension that does not divide is
+        whole everywhere."""
+
+        def place(x: Any) -> jax.sharding.Sharding:
+            if not isinstance(where, jax.sharding.NamedSharding):
+                return where
+            spec = [
+                axes if size % _parts(where.mesh, axes) == 0 else None
+                for size, axes in zip(x.shape, where.spec, strict=False)
+            ]
+            return jax.sharding.NamedSharding(where.mesh, jax.sharding.PartitionSpec(*spec))
+
+        return jax.tree.map(place, self)
+
+
+@flax.struct.dataclass
+class Int8(Quantized):
+    """`digits` int8[*O, *C]; an output's largest weight is 127 of its scale."""
+
+    @classmethod
+    def of(cls, kernel: Any, contracted: int = 1, xp: Any = jnp) -> Int8:
+        """The nearest there is to a kernel; `xp` is jnp, or np on the host."""
+        kernel = kernel.astype(np.float32)
+        scale = _scale(kernel, contracted, LARGEST, xp)
+        digits = xp.round(kernel / scale[(..., *(None,) * contracted)]).astype(np.int8)
+        return cls(digits, scale)
+
+    def parts(self) -> list[jax.Array]:
+        return [self.digits]
+
+    def products(self, x: jax.Array) -> jax.Array:
+        return int8_products(x.reshape(len(x), -1), self.digits.reshape(len(self.digits), -1))
+
+
+@flax.struct.dataclass
+class Int4(Quantized):
+    """Four bits a weight, and four for each group of up to 32 neighbours.
+
+    `digits` uint8[*O, *C', L/2], where L is the kernel's last dimension: the lower four bits are of
+    the weights of its first half, the upper ones of the second, each 8 more than it stands for.
+    `factors` uint8[*O, *C', L/2/G] likewise for each G of those, each 1 less.
+    """
+
+    factors: Any
+
+    @classmethod
+    def of(cls, kernel: Any, contracted: int = 1, xp: Any = jnp) -> Int4:
+        """A kernel in four bits; `xp` is jnp, or np on the host.
+
+        Raises:
+          ValueError: the last dimension is odd.
+        """
+        if kernel.shape[-1] % 2:
+            raise ValueError(f"int4 keeps weights in pairs; {kernel.shape[-1]} of them are odd")
+        group = math.gcd(kernel.shape[-1] // 2, GROUP)
+        kernel = kernel.astype(np.float32)
+        scale = _scale(kernel, contracted, LARGEST_DIGIT * LARGEST_FACTOR, xp)
+        units = kernel / scale[(..., *(None,) * contracted)]
+        units = units.reshape(*kernel.shape[:-1], -1, group)
+        # The least factor with which the group's largest weight fits.
+        largest = xp.max(xp.abs(units), axis=-1, keepdims=True)
+        factors = xp.clip(xp.ceil(largest * np.float32(1 / LARGEST_DIGIT)), 1, LARGEST_FACTOR)
+        digits = xp.clip(xp.round(units / factors), -LARGEST_DIGIT, LARGEST_DIGIT)
+        digits = digits.reshape(kernel.shape)
+        return cls(_pack(digits + 8), scale, _pack(factors[..., 0] - 1))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.digits.shape[:-1], 2 * self.digits.shape[-1])
+
+    def parts(self) -> list[jax.Array]:
+        groups = self.factors.shape[-1]
+        halves = []
+        for digits, factors in zip(_unpack(self.digits), _unpack(self.factors), strict=True):
+            digits = digits - 8
+            grouped = digits.reshape(*digits.shape[:-1], groups, -1) * (factors + 1)[..., None]
+            halves.append(grouped.reshape(digits.shape))
+        return halves
+
+    def products(self, x: jax.Array) -> jax.Array:
+        # Some rows at a time, so that no more than those are ever written down in eight bits.
+        size = len(self.digits)
+        step = min(size, max(1, BLOCK // math.prod(self.shape[1:])))
+        parts = jnp.split(x, 2, axis=-1)
+
+        def multiply_block(i: jax.Array, out: jax.Array) -> jax.Array:
+            # The last block begins earlier where rows do not divide, and repeats some.
+            start = jnp.minimum(i * step, size - step)
+            block = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, step), self)
+            y = sum(
+                Int8(half, block.scale).products(part)
+                for half, part in zip(block.parts(), parts, strict=True)
+            )
+            return jax.lax.dynamic_update_slice_in_dim(out, y, start, axis=1)
+
+        out = jnp.zeros((len(x), size), jnp.int32)
+        return jax.lax.fori_loop(0, -(-size // step), multiply_block, out)
+
+
+def multiply(x: jax.Array, w: Quantized, dtype: Any) -> jax.Array:
+    """x [R, *C] with w [*O, *C] -> [R, *O]; the matrix is never expanded in memory."""
+    one = multiply_integers if jax.default_backend() == "cpu" else multiply_floats
+    y = one(x, w.as_rows()) * w.scale.reshape(-1)
+    return y.astype(dtype).reshape(len(x), *w.outputs)
+
+
+def multiply_floats(x: jax.Array, w: Quantized) -> jax.Array:
+    """x [R, *C] with the integers of w [O, *C] -> float32[R, O], for accelerators.
+
+    XLA reads digits and makes numbers of x's type of them where it multiplies.
+    """
+    parts = w.parts()
+    y = jnp.float32(0)
+    for part, of_x in zip(parts, jnp.split(x, len(parts), axis=-1), strict=True):
+        kernel, flat = part.reshape(len(part), -1).astype(x.dtype), of_x.reshape(len(x), -1)
+        y += jnp.einsum("RC,OC->RO", flat, kernel, preferred_element_type=jnp.float32)
+    return y
+
+
+def multiply_integers(x: jax.Array, w: Quantized) -> jax.Array:
+    """x [R, *C] with the integers of w [O, *C] -> float32[R, O], for CPUs.
+
+    XLA would first write down a matrix in floats, so x becomes whole numbers too, each row by its
+    own scale, and the product is one of int8. Where it is one row, a second row has what rounding
+    took from the first: two are as fast as one, and nothing is lost.
+    """
+    rows = len(x)
+    x = x.astype(jnp.float32)
+    axes = tuple(range(1, x.ndim))
+    unit = jnp.maximum(jnp.max(jnp.abs(x), axis=axes, keepdims=True), 1e-30) / LARGEST
+    digits = jnp.round(x / unit)
+    units = unit.reshape(rows, 1)
+    if rows == 1:
+        rest = jnp.round((x - digits * unit) * (2 * LARGEST) / unit)
+        digits = jnp.concatenate([digits, rest])
+        units = jnp.concatenate([units, units / (2 * LARGEST)])
+    y = w.products(digits.astype(jnp.int8)).astype(jnp.float32) * units
+    return jnp.sum(y, axis=0, keepdims=True) if rows == 1 else y
+
+
+def int8_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """int8[R, C] with int8[O, C] -> int32[R, O], for CPUs.
+
+    XLA rearranges the right operand of a product: x while it has few rows, the kernel only where
+    that is little beside the product itself.
+
+    It computes COLUMNS columns at a time, whether there are so many or not, and reads long rows of
+    a kernel faster than short ones. So where x has very few rows, several rows of a large kernel
+    are taken for one, and each of them has columns of its own: x, and zeros for the other rows.
+    """
+    (outputs, width), rows = kernel.shape, len(x)
+    if rows > FEW_ROWS:
+        return jnp.einsum("RC,OC->RO", x, kernel, preferred_element_type=jnp.int32)
+    joined = COLUMNS // rows if kernel.size >= LARGE else 1
+    while joined > 1 and outputs % joined:
+        joined -= 1
+    if joined > 1:
+        columns = jnp.zeros((joined * rows, joined * width), jnp.int8)
+        for i in range(joined):
+            # Slices are copied as they are; written as one expression it takes as long as it saves.
+            columns = jax.lax.dynamic_update_slice(columns, x, (i * rows, i * width))
+        kernel, x = kernel.reshape(-1, joined * width), jax.lax.optimization_barrier(columns)
+    y = jnp.einsum("OC,RC->OR", kernel, x, preferred_element_type=jnp.int32)
+    # Without the barrier XLA would turn the product round, to save the transposition.
+    return jax.lax.optimization_barrier(y).reshape(outputs, rows).T
+
+
+def quantize(params: Mapping[str, Any], scheme: Scheme) -> dict[str, Any]:
+    """A tree for inference with `Quantized` kernels."""
+    return _map(lambda path, x: scheme.of(path, x, tied="head" not in params), params)
+
+
+def dequantize(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with kernels in float32 again; what rounding took stays lost."""
+    return map_kernels(lambda x: x.expand() if isinstance(x, Quantized) else x, params)
+
+
+def scheme_of(params: Mapping[str, Any]) -> Scheme | None:
+    """How a tree is quantized; None if it is not."""
+    kernels = jax.tree.leaves(params, is_leaf=_is_quantized)
+    found = next((x for x in kernels if isinstance(x, Quantized)), None)
+    if found is None:
+        return None
+    head = params["head"]["kernel"] if "head" in params else params["token_embedder"]["embedding"]
+    return Scheme("int8" if isinstance(found, Int8) else "int4", isinstance(head, Quantized))
+
+
+def map_kernels(function: Callable[..., Any], params: Any, *others: Any) -> Any:
+    """`jax.tree.map` that takes a `Quantized` for one parameter."""
+    return jax.tree.map(function, params, *others, is_leaf=_is_quantized)
+
+
+def _is_quantized(x: Any) -> bool:
+    return isinstance(x, Quantized)
+
+
+def _scale(kernel: Any, contracted: int, largest: int, xp: Any) -> Any:
+    """float32[*O]: what an output's largest weight is `largest` of."""
+    axes = tuple(range(kernel.ndim - contracted, kernel.ndim))
+    scale = xp.max(xp.abs(kernel), axis=axes)
+    # A product: XLA would make one of a division by a constant, and round otherwise than NumPy.
+    return xp.where(scale > 0, scale, 1).astype(np.float32) * np.float32(1 / largest)
+
+
+def _pack(x: Any) -> Any:
+    """Numbers from 0 to 15, [..., L] -> uint8[..., L/2]."""
+    x, half = x.astype(np.uint8), x.shape[-1] // 2
+    return x[..., :half] | (x[..., half:] << 4)
+
+
+def _unpack(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The two halves of what was packed, int8[..., L/2] each."""
+    return (x & 15).astype(np.int8), (x >> 4).astype(np.int8)
+
+
+def _parts(mesh: Any, axes: Any) -> int:
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def _map(
+    convert: Callable[[tuple[str, ...], Any], Any],
+    params: Mapping[str, Any],
+    path: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    return {
+        name: _map(convert, value, (*path, name))
+        if isinstance(value, Mapping)
+        else convert((*path, name), value)
+        for name, value in params.items()
+    }

@@ -1,0 +1,61 @@
+"""Small models for tests."""
+
+import functools
+import zlib
+
+import jax
+import numpy as np
+
+from t5jax.model.t5.config import T5Config
+from t5jax.model.t5.network import T5
+from t5jax.model.t5.parameters import init_params
+from t5jax.text2text import Text2Text
+from t5jax.vocabulary import ByteVocabulary
+
+TINY = T5Config(
+    vocab_size=384,
+    d_model=32,
+    d_kv=8,
+    d_ff=48,
+    num_heads=4,
+    num_layers=2,
+    num_decoder_layers=3,
+)
+
+
+@functools.cache
+def lively_params(config: T5Config, seed: int = 0):
+    """Random parameters whose relative biases, norms and logits are far from trivial."""
+
+    def stir(path, x):
+        name = str(path[-1].key)
+        if name not in ("scale", "rel_embedding"):
+            return x
+        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(str(path).encode()) >> 1)
+        noise = jax.random.normal(key, x.shape)
+        return 1 + 0.3 * noise if name == "scale" else 2 * noise
+
+    # One program: op by op, every shape would be compiled for itself.
+    make = jax.jit(lambda key: jax.tree.map_with_path(stir, init_params(config, key)))
+    return make(jax.random.key(seed))
+
+
+@functools.cache
+def apply(config: T5Config, method: str = "__call__", inference: bool = False, remat: str = "none"):
+    """`model.apply` of a method, jitted: params first."""
+    model = T5(config, inference=inference, remat=remat)
+    return jax.jit(lambda params, *a, **k: model.apply({"params": params}, *a, method=method, **k))
+
+
+def tiny_text2text(seed: int = 0, **options) -> Text2Text:
+    return Text2Text(TINY, lively_params(TINY, seed), ByteVocabulary(), **options)
+
+
+@functools.cache
+def shared_text2text() -> Text2Text:
+    """One for all tests that change nothing of it: making one compiles a program."""
+    return tiny_text2text()
+
+
+def random_ids(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(3, 384, shape, dtype=np.int32)
