@@ -98,6 +98,8 @@ PYTHON: dict[str, Any] = {
 def fits(kind: Any, within: Range | None, value: Any) -> bool:
     """Whether a value is one that the declaration allows; written apart from `t5jax.knobs`."""
     args = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Annotated:
+        return fits(args[0], within, value)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return any(fits(arg, within, value) for arg in args)
     if kind is types.NoneType:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from t5jax.knobs import check_knobs, knob
+from t5jax.knobs import Names, check_knobs, knob
 from t5jax.model.t5.config import T5Config
 
 
@@ -37,7 +37,7 @@ class DataConfig(Section):
         "seqio task or mixture to train on (`t5jax tasks` lists them), or pronounce:FILE, of lines "
         "word<TAB>phonemes",
     )
-    modules: tuple[str, ...] = knob(
+    modules: Names = knob(
         (), "your own task modules (dotted names or .py files), a list or divided by commas"
     )
     split: str = knob("train", "split to train on")
@@ -89,7 +89,7 @@ class OptimizerConfig(Section):
     weight_decay: float = knob(
         0.0, "decay of weights a step, times the rate; not norms or biases", least=0
     )
-    freeze: tuple[str, ...] = knob(
+    freeze: Names = knob(
         (),
         "regular expressions of parameters that stay as they are, matched against whole paths with "
         "layers apart: `encoder/.*`, `.*/layers_0/.*`, `token_embedder/.*`",
@@ -156,9 +156,7 @@ class MeshConfig(Section):
 class EvalConfig(Section):
     """What is evaluated during training and after it."""
 
-    tasks: tuple[str, ...] = knob(
-        (), "tasks evaluated, a list or divided by commas; none: no evaluation"
-    )
+    tasks: Names = knob((), "tasks evaluated, a list or divided by commas; none: no evaluation")
     split: str = knob("validation", "split evaluated")
     batch: int = knob(256, "rows decoded at a time", least=1)
     examples: int | None = knob(None, "first examples of each task to use; none: all", least=1)

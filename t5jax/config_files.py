@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from t5jax.config import RunConfig
 from t5jax.knobs import check_value, declared, nearest, short
 from t5jax.model.t5.config import VARIANTS, T5Config
 from t5jax.text_files import read_text
-from t5jax.vocabulary import Vocabulary
 from t5jax.yaml_files import parse_yaml, write_yaml
+
+if TYPE_CHECKING:
+    from t5jax.vocabulary import Vocabulary
 
 
 def read_config(file: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -87,11 +89,6 @@ def build_config(
     return config
 
 
-def names_of(text: str) -> list[str]:
-    """Names divided by commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _section(tree: Any, where: str) -> Mapping[str, Any]:
     if tree is None:  # a section of which every line is commented out
         return {}
@@ -114,8 +111,6 @@ def _build(cls: type, tree: Mapping[str, Any], where: str, base: Any = None) -> 
             section = _section(value, name)
             changes[key] = _build(cast(type, kind), section, name, getattr(base, key))
         else:
-            if kind == tuple[str, ...] and isinstance(value, str):
-                value = names_of(value)
             changes[key] = check_value(name, value, kind, within)
     try:
         return dataclasses.replace(base, **changes)

@@ -15,7 +15,7 @@ import seqio
 
 from t5jax import user_code
 from t5jax.config import LengthsConfig
-from t5jax.config_files import names_of
+from t5jax.knobs import names_of
 from t5jax.tasks.faults import check_features, checked, reading
 from t5jax.tasks.measuring import check_metrics, metrics_of, names_of_values, postprocessed
 from t5jax.tasks.metrics import bits_per_byte, perplexity

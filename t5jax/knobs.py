@@ -2,11 +2,12 @@
 
 A frozen dataclass declares them with `knob` and calls `check_knobs` in `__post_init__`. The same
 declaration refuses a value in Python, in YAML and on the command line, and is what `--help` shows.
+What the types of values are is here too: `kind_of` knows int, float, bool, str, dict, Literals,
+tuples and classes; another type brings its own `Kind`, as `Annotated[type, Kind(…)]`.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import functools
@@ -16,9 +17,11 @@ import os
 import types
 import typing
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 # JAX counts in int32, so no size, step or seed is larger.
+# A knob without a default.
+REQUIRED: Any = dataclasses.MISSING
 LARGEST = 2**31 - 1
 # Of float32, which is what is computed with: what is smaller would count as 0.
 TINIEST, GREATEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
@@ -28,7 +31,8 @@ TINIEST, GREATEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 class Range:
     """Numbers from `least` to `most`, or between `above` and `below`, which are not in it.
 
-    `also` are values beside it, such as a -1 that means "the rest".
+    `also` are values beside it, such as a -1 that means "the rest". `remedy` is what an error
+    advises.
     """
 
     least: float | None = None
@@ -36,6 +40,7 @@ class Range:
     above: float | None = None
     below: float | None = None
     also: tuple[float, ...] = ()
+    remedy: str = ""
 
     def __contains__(self, value: float) -> bool:
         return value in self.also or (
@@ -60,6 +65,26 @@ class Range:
         return " or ".join([text, *map(str, self.also)])
 
 
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How the values of one type are read, and in which words.
+
+    Attributes:
+      read: makes a value from Python or a file one of the type. Raises TypeError, ValueError or
+        KeyError where it is none, OverflowError where float32 cannot hold its number.
+      wanted: what a value must be, for errors.
+      parse: makes one of a word of the command line; raises ValueError where it is none.
+      word: what `--help` calls that word.
+      repeated: on the command line, the words of several arguments make one value.
+    """
+
+    read: Callable[[Any], Any]
+    wanted: str
+    parse: Callable[[str], Any] | None = None
+    word: str | None = None
+    repeated: bool = False
+
+
 def knob(
     default: Any,
     help: str,
@@ -69,14 +94,17 @@ def knob(
     above: float | None = None,
     below: float | None = None,
     also: tuple[float, ...] = (),
+    remedy: str = "",
+    word: str | None = None,
 ) -> Any:
     """A dataclass field with its default, meaning and range; mutable defaults are copied.
 
-    A number needs a range: `check_knobs` refuses a class that declares one without.
+    A number needs a range: `check_knobs` refuses a class that declares one without. `word` is what
+    `--help` calls the value, where the type's own word says too little.
     """
-    metadata: dict[str, Any] = {"help": help}
+    metadata: dict[str, Any] = {"help": help, "word": word}
     if any(bound is not None for bound in (least, most, above, below)):
-        metadata["range"] = Range(least, most, above, below, also)
+        metadata["range"] = Range(least, most, above, below, also, remedy)
     if isinstance(default, dict | list | set):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -99,7 +127,7 @@ def check_knobs(instance: Any) -> None:
 @functools.cache
 def declared(cls: type) -> dict[str, tuple[Any, Range | None]]:
     """Type and range of every knob of a dataclass, by name."""
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     found = {
         field.name: (hints[field.name], field.metadata.get("range"))
         for field in dataclasses.fields(cls)
@@ -113,45 +141,156 @@ def declared(cls: type) -> dict[str, tuple[Any, Range | None]]:
 def check_value(name: str, value: Any, kind: Any, within: Range | None = None) -> Any:
     """`value` as `kind`, in Python's own types; lists become tuples.
 
-    Kinds are int, float, bool, str, a Literal, a tuple of one kind, a class, and any of them or
-    None. "10" and True are no numbers, 1 is a float, 1.0 is no whole number, nan is neither.
+    Kinds are those of `kind_of`, and any of them or None. "10" and True are no numbers, 1 is a
+    float, 1.0 is no whole number, nan is neither.
 
     Raises:
       ValueError: it is not; one line with the name, the value and what is wanted.
     """
+    if value is None and kind is not _plain(kind):
+        return None
+    wrong = f"{name}={short(value)} must be "
     try:
-        if value is None and kind is not _plain(kind):
-            return None
-        checked = _converted(value, _plain(kind))
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{name}={short(value)} must be {wanted(kind, within)}") from None
-    if type(checked) is float and checked and not TINIEST <= abs(checked) <= GREATEST:
-        raise ValueError(f"{name}={short(value)} must be a number that float32 can hold")
+        checked = kind_of(kind).read(value)
+    except OverflowError:
+        raise ValueError(f"{wrong}a number that float32 can hold") from None
+    except (TypeError, ValueError, KeyError):
+        raise ValueError(wrong + wanted(kind, within)) from None
     if within is not None and checked not in within:
-        raise ValueError(f"{name}={short(value)} must be {within}")
+        raise ValueError(f"{wrong}{within}" + (f"; {within.remedy}" if within.remedy else ""))
     if type(checked) is int and within is not None and within.most is None and checked > LARGEST:
-        raise ValueError(f"{name}={short(value)} must be at most {LARGEST}")
+        raise ValueError(f"{wrong}at most {LARGEST}")
     return checked
 
 
 def wanted(kind: Any, within: Range | None = None) -> str:
     """What a value must be, in words: "a whole number, at least 1, or null"."""
     none = ", or null" if kind is not _plain(kind) else ""
-    plain = _plain(kind)
-    if typing.get_origin(plain) is Literal:
-        words = " or ".join(map(str, typing.get_args(plain)))
-    elif typing.get_origin(plain) is tuple:
-        words = f"a list, each of it {wanted(typing.get_args(plain)[0])}"
-    else:
-        words = _WORDS.get(plain, f"a {getattr(plain, '__name__', plain)}")
-    return words + (f", {within}" if within else "") + none
+    return kind_of(kind).wanted + (f", {within}" if within else "") + none
 
 
-def nearest(name: Any, known: Iterable[str]) -> str:
-    """The nearest of `known`, as a question, or all of them."""
+def switch(value: Any) -> bool:
+    """True or False, of any library; else TypeError."""
+    if not _is_switch(value):
+        raise TypeError
+    return bool(value)
+
+
+def whole(value: Any) -> int:
+    """An integer of any library, no float and no True; else TypeError."""
+    if _is_switch(value):
+        raise TypeError
+    return operator.index(value)
+
+
+def number(value: Any) -> float:
+    """A finite number of any library, no text and no True.
+
+    Raises:
+      TypeError, ValueError: it is none. OverflowError: float32, in which everything is computed,
+        cannot hold it.
+    """
+    if _is_switch(value) or not math.isfinite(value):
+        raise TypeError
+    found = float(value)
+    if found and not TINIEST <= abs(found) <= GREATEST:
+        raise OverflowError
+    return found
+
+
+def text(value: Any) -> str:
+    """Text that can be written to a file, or a path; else TypeError or ValueError."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        raise TypeError
+    value.encode()  # a lone surrogate can be written to no file
+    if "\0" in value:
+        raise ValueError
+    return value
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """Names divided by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if isinstance(value, list | tuple):
+        return tuple(map(text, value))
+    return names_of(text(value))
+
+
+Names = Annotated[
+    tuple[str, ...], Kind(_names, "a list of names, or names divided by commas", names_of)
+]
+
+_KINDS = {
+    int: Kind(whole, "a whole number", int, "INT"),
+    float: Kind(number, "a number", float, "FLOAT"),
+    bool: Kind(switch, "true or false"),
+    str: Kind(text, "text", str),
+}
+
+
+@functools.cache
+def kind_of(declared: Any) -> Kind:
+    """The kind of a type: its own, where it is Annotated with one. `X | None` has that of `X`."""
+    plain = _plain(declared)
+    args, origin = typing.get_args(plain), typing.get_origin(plain)
+    if origin is Annotated:
+        return next(each for each in args if isinstance(each, Kind))
+    if origin is Literal:
+        return Kind(lambda value: _choice(value, args), " or ".join(map(str, args)), str)
+    if origin is tuple:
+        each = kind_of(args[0])
+        many = f"a list, each of it {each.wanted}"
+        return Kind(lambda value: _list(value, each), many, each.parse, each.word, True)
+    words = "a section of names and values" if plain is dict else f"a {plain.__name__}"
+    return _KINDS.get(plain) or Kind(lambda value: _instance(value, plain), words)
+
+
+def _choice(value: Any, choices: Iterable[Any]) -> Any:
+    # By type too: True == 1. An unhashable value must not reach a set.
+    for known in choices:
+        if type(value) is type(known) and value == known:
+            return known
+    raise ValueError
+
+
+def _list(value: Any, each: Kind) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError
+    return tuple(map(each.read, value))
+
+
+def _instance(value: Any, cls: type) -> Any:
+    if not isinstance(value, cls):
+        raise TypeError
+    return value
+
+
+def _is_switch(value: Any) -> bool:
+    return str(getattr(value, "dtype", type(value).__name__)) == "bool"
+
+
+def nearest(
+    name: Any, known: Iterable[str], *, most: int = 1, cutoff: float = 0.5, otherwise: str = ""
+) -> str:
+    """The nearest of `known` as a question, "did you mean batch?".
+
+    Args:
+      name: what was given.
+      known: what it could have been.
+      most: how many near ones to name.
+      cutoff: how near they must be, as in `difflib.get_close_matches`.
+      otherwise: the answer where none is near; default: all of `known`.
+    """
     known = list(known)
-    near = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    near = difflib.get_close_matches(str(name)[:100], known, n=most, cutoff=cutoff)
+    if near:
+        return f"did you mean {', '.join(near)}?"
+    return otherwise or f"known: {', '.join(known)}"
 
 
 def short(value: Any, length: int = 60) -> str:
@@ -163,99 +302,9 @@ def short(value: Any, length: int = 60) -> str:
     return text if len(text) <= length else text[:length] + "…"
 
 
-def add_number(
-    parser: Any, name: str, kind: type[int] | type[float], help: str, **options: Any
-) -> None:
-    """Adds an argument of argparse that takes a number of a range, which `--help` shows.
-
-    Args:
-      parser: argparse's.
-      name: with its dashes.
-      kind: int or float.
-      help: its meaning; `(default; range)` is added.
-      options: `least`, `most`, `above`, `below` as of `knob`; all else is `add_argument`'s.
-    """
-    bounds = {key: options.pop(key, None) for key in ("least", "most", "above", "below")}
-    within = Range(**bounds)
-    default = options.get("default")
-    shown = "; ".join(str(part) for part in (default, within) if part is not None)
-    options.setdefault("metavar", "INT" if kind is int else "FLOAT")
-    parser.add_argument(
-        name, type=number(kind, within), help=f"{help} ({shown})".lstrip(), **options
-    )
-
-
-def number(kind: type[int] | type[float], within: Range) -> Callable[[str], Any]:
-    """What reads a word of the command line as a number of a range, for argparse."""
-
-    def read(text: str) -> Any:
-        value: Any
-        try:
-            value = kind(text)
-        except ValueError:  # also a number of 5,000 digits
-            value = text
-        try:
-            return check_value("", value, kind, within)
-        except ValueError:
-            wants = wanted(kind, within)
-            raise argparse.ArgumentTypeError(f"{text[:60]!r} must be {wants}") from None
-
-    return read
-
-
-_WORDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    dict: "a section of names and values",
-}
-
-
 def _plain(kind: Any) -> Any:
     """A kind without its None."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         rest = [arg for arg in typing.get_args(kind) if arg is not types.NoneType]
         return rest[0] if len(rest) == 1 else kind
     return kind
-
-
-def _converted(value: Any, kind: Any) -> Any:
-    """Raises TypeError, ValueError or OverflowError where `value` is no `kind`."""
-    switch = str(getattr(value, "dtype", type(value).__name__)) == "bool"
-    if typing.get_origin(kind) is Literal:
-        # By type too: True == 1. An unhashable value must not reach a set.
-        for known in typing.get_args(kind):
-            if type(value) is type(known) and value == known:
-                return known
-        raise ValueError
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple):
-            raise TypeError
-        return tuple(_converted(each, typing.get_args(kind)[0]) for each in value)
-    if kind is bool:
-        if not switch:
-            raise TypeError
-        return bool(value)
-    if kind is int:
-        if switch:
-            raise TypeError
-        return operator.index(value)
-    if kind is float:
-        if switch or isinstance(value, str) or not math.isfinite(value):
-            raise TypeError
-        return float(value)
-    if kind is str:
-        return os.fspath(value) if isinstance(value, os.PathLike) else _text(value)
-    if isinstance(kind, type) and not isinstance(value, kind):
-        raise TypeError
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    value.encode()  # a lone surrogate can be written to no file
-    if "\0" in value:
-        raise ValueError
-    return value

@@ -1,61 +1,20 @@
-"""Values of generation options, as callers, files and the command line give them.
+"""The types of generation options, as callers, files and the command line give them.
 
-Each reader makes one value Python's own, immutable and hashable, or raises TypeError, ValueError or
-OverflowError.
+Each reader makes one value Python's own, immutable and hashable; each type's `Kind` says how.
 """
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
-import numpy as np
-
-Ids = tuple[int, ...]
-EarlyStopping = Literal[True, False, "never"]
-Decay = tuple[int, float]  # from which new id on, and the factor of each further one
-Bias = tuple[Ids, float]  # of the last of these ids where the others stand before it
-Phrase = tuple[Ids, ...]  # alternatives of a phrase
-
-# Numbers of a compiled program are float32.
-# Python's floats: to compare a larger number with numpy's would overflow, with a warning.
-_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
-
-
-def _is_switch(value: Any) -> bool:
-    return str(getattr(value, "dtype", type(value).__name__)) == "bool"
-
-
-def switch(value: Any) -> bool:
-    """True or False, numpy's too."""
-    if not _is_switch(value):
-        raise TypeError
-    return bool(value)
-
-
-def whole(value: Any) -> int:
-    """An integer of any library; no float, and no True."""
-    if _is_switch(value):
-        raise TypeError
-    return operator.index(value)
-
-
-def number(value: Any) -> float:
-    """A finite number that float32 can hold."""
-    if _is_switch(value) or isinstance(value, str | bytes | complex):
-        raise TypeError
-    found = float(value)
-    if not math.isfinite(found) or (found and not _SMALLEST <= abs(found) <= _LARGEST):
-        raise ValueError
-    return found
+from t5jax.knobs import LARGEST, Kind, number, switch, whole
 
 
 def early_stopping(value: Any) -> EarlyStopping:
     """True, False or "never"; "true" and "false" too."""
     if isinstance(value, str):
-        return {"true": True, "false": False, "never": "never"}[value]  # type: ignore[return-value]
+        return _STOPPING[value.lower()]
     return switch(value)
 
 
@@ -80,7 +39,7 @@ def ids(value: Any) -> Ids:
         return tuple(map(_id, _several(value)))
 
 
-def sequences(value: Any) -> tuple[Ids, ...]:
+def sequences(value: Any) -> Sequences:
     """Sequences of at least one id."""
     found = tuple(map(ids, _several(value)))
     if not all(found):
@@ -88,7 +47,7 @@ def sequences(value: Any) -> tuple[Ids, ...]:
     return found
 
 
-def text(value: Any) -> str:
+def _some_text(value: Any) -> str:
     """At least one character, and none that UTF-8 does not have."""
     if not isinstance(value, str) or not value:
         raise TypeError
@@ -96,12 +55,14 @@ def text(value: Any) -> str:
     return value
 
 
-def texts(value: Any) -> tuple[str, ...]:
+def texts(value: Any) -> Texts:
     """One text or several."""
-    return (text(value),) if isinstance(value, str) else tuple(map(text, _several(value)))
+    return (
+        (_some_text(value),) if isinstance(value, str) else tuple(map(_some_text, _several(value)))
+    )
 
 
-def answers(value: Any) -> tuple[str | Ids, ...]:
+def answers(value: Any) -> Answers:
     """One text, or texts and sequences of ids; an answer may be empty."""
 
     def answer(value: Any) -> str | Ids:
@@ -114,12 +75,15 @@ def answers(value: Any) -> tuple[str | Ids, ...]:
 
 
 def decay(value: Any) -> Decay:
-    """A whole number and a number."""
+    """A whole number and a positive number."""
     start, factor = _several(value)
-    return whole(start), number(factor)
+    found = whole(start), number(factor)
+    if abs(found[0]) > LARGEST or found[1] <= 0:
+        raise ValueError
+    return found
 
 
-def biases(value: Any) -> tuple[Bias, ...]:
+def biases(value: Any) -> Biases:
     """A mapping of sequences to numbers, or pairs of them; of a sequence's, the last counts."""
     pairs = value.items() if isinstance(value, Mapping) else map(_several, _several(value))
     found = {ids(sequence): number(bias) for sequence, bias in pairs}
@@ -128,7 +92,7 @@ def biases(value: Any) -> tuple[Bias, ...]:
     return tuple(found.items())
 
 
-def phrases(value: Any) -> tuple[Phrase, ...]:
+def phrases(value: Any) -> Phrases:
     """Phrases, each a sequence of ids or several of which any will do."""
 
     def phrase(value: Any) -> Phrase:
@@ -145,22 +109,73 @@ def phrases(value: Any) -> tuple[Phrase, ...]:
     return tuple(dict.fromkeys(map(phrase, _several(value))))
 
 
-_WHOLE = (whole, "a whole number")
-_NUMBER = (number, "a number")
+def _ids_of(text: str) -> Ids:
+    return tuple(int(word) for word in text.split(","))
+
+
+def _decay_of(text: str) -> Any:
+    return tuple(
+        float(word) if number else int(word) for number, word in enumerate(text.split(","))
+    )
+
+
+def _bias_of(text: str) -> tuple[Ids, float]:
+    sequence, bias = text.split("=")
+    return _ids_of(sequence), float(bias)
+
+
+def _phrase_of(text: str) -> Phrase:
+    return tuple(map(_ids_of, text.split("|")))
+
+
 _IDS = "whole numbers from 0"
-# By an option's type: its reader, and what the reader wants.
-READERS: dict[Any, tuple[Callable[[Any], Any], str]] = {
-    bool: (switch, "True or False"),
-    int: _WHOLE,
-    int | None: _WHOLE,
-    float: _NUMBER,
-    float | None: _NUMBER,
-    EarlyStopping: (early_stopping, "True, False or 'never'"),
-    Ids: (ids, f"ids: {_IDS}"),
-    tuple[Ids, ...]: (sequences, f"sequences of at least one id: {_IDS}"),
-    tuple[str, ...]: (texts, "texts of at least one character"),
-    tuple[str | Ids, ...]: (answers, f"texts, or sequences of ids: {_IDS}"),
-    Decay | None: (decay, "a whole number and a number: (start, factor)"),
-    tuple[Bias, ...]: (biases, "a mapping of sequences of ids to numbers, or pairs of them"),
-    tuple[Phrase, ...]: (phrases, "sequences of ids, or lists of alternatives of them"),
-}
+_STOPPING: dict[str, EarlyStopping] = {"true": True, "false": False, "never": "never"}
+
+Ids = Annotated[tuple[int, ...], Kind(ids, f"ids: {_IDS}", _ids_of, "IDS")]
+EarlyStopping = Annotated[
+    Literal[True, False, "never"],
+    Kind(early_stopping, "true, false or never", early_stopping, "true|false|never"),
+]
+Sequences = Annotated[
+    tuple[tuple[int, ...], ...],
+    Kind(sequences, f"sequences of at least one id: {_IDS}", _ids_of, "IDS", repeated=True),
+]
+Texts = Annotated[
+    tuple[str, ...], Kind(texts, "texts of at least one character", str, "TEXT", repeated=True)
+]
+Answers = Annotated[
+    tuple[str | tuple[int, ...], ...],
+    Kind(answers, f"texts, or sequences of ids: {_IDS}", str, "TEXT", repeated=True),
+]
+# From which new id on, and the factor of each further one.
+Decay = Annotated[
+    tuple[int, float],
+    Kind(
+        decay,
+        "a whole number and a number: (start, factor), with a factor that is positive",
+        _decay_of,
+        "START,FACTOR",
+    ),
+]
+# Sequences of ids, with what is added to the logit of the last where the others stand before it.
+Biases = Annotated[
+    tuple[tuple[tuple[int, ...], float], ...],
+    Kind(
+        biases,
+        "a mapping of sequences of ids to numbers, or pairs of them",
+        _bias_of,
+        "IDS=NUMBER",
+        repeated=True,
+    ),
+]
+Phrase = tuple[tuple[int, ...], ...]  # alternatives of a phrase
+Phrases = Annotated[
+    tuple[Phrase, ...],
+    Kind(
+        phrases,
+        "sequences of ids, or lists of alternatives of them",
+        _phrase_of,
+        "IDS|IDS|…",
+        repeated=True,
+    ),
+]

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from t5jax.decoding.option_values import READERS, Bias, Decay, EarlyStopping, Ids, Phrase
-from t5jax.decoding.samplers import Greedy, Sample
-from t5jax.knobs import knob, short
+from t5jax.decoding.option_values import (
+    Answers,
+    Biases,
+    Decay,
+    EarlyStopping,
+    Ids,
+    Phrases,
+    Sequences,
+    Texts,
+)
+from t5jax.knobs import check_knobs, knob, nearest, short
+
+if TYPE_CHECKING:
+    from t5jax.decoding.samplers import Greedy, Sample
 
 # Options that only say how to do what a switch turns on, and what turns it on.
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
@@ -22,8 +31,8 @@ _ELSEWHERE = {
     "max_length": "give max_new_tokens, which does not count the start id: one less",
     "min_length": "give min_new_tokens, which does not count the start id: one less",
 }
-
-_INT32 = 2**31
+# Scores divide by lengths to this power; a larger one leaves float32 no digits at any length.
+_POWER = 36
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +46,17 @@ class GenerationOptions:
       ValueError: a value is of another type or out of range, or two options contradict each other.
     """
 
-    max_new_tokens: int = knob(128, "longest output, its EOS counted")
-    min_new_tokens: int = knob(0, "tokens before which EOS is not allowed")
-    num_beams: int = knob(1, "hypotheses that beam search follows; 1: no beam search")
-    num_return_sequences: int = knob(1, "results an input: samples, or the best of num_beams")
+    max_new_tokens: int = knob(128, "longest output, its EOS counted", least=1)
+    min_new_tokens: int = knob(0, "tokens before which EOS is not allowed", least=0)
+    num_beams: int = knob(1, "hypotheses that beam search follows; 1: no beam search", least=1)
+    num_return_sequences: int = knob(
+        1, "results an input: samples, or the best of num_beams", least=1
+    )
     length_penalty: float = knob(
-        1.0, "beams: scores are log p / length^this, so that more than 0 favours longer ones"
+        1.0,
+        "beams: scores are log p / length^this, so that more than 0 favours longer ones",
+        least=-_POWER,
+        most=_POWER,
     )
     early_stopping: EarlyStopping = knob(
         False,
@@ -50,64 +64,102 @@ class GenerationOptions:
         "never when they are impossible",
     )
     brevity_penalty: float | None = knob(
-        None, "beams: search and score as T5X does, log p / ((5 + length) / 6)^this; its own is 0.6"
+        None,
+        "beams: search and score as T5X does, log p / ((5 + length) / 6)^this; its own is 0.6",
+        least=-_POWER,
+        most=_POWER,
     )
     do_sample: bool = knob(False, "draw from the distribution instead of taking its maximum")
-    temperature: float = knob(1.0, "divides the logits before sampling")
-    top_k: int = knob(50, "sample among the k likeliest ids; 0: all of them")
-    top_p: float = knob(1.0, "sample among the likeliest ids that hold this much probability")
-    min_p: float = knob(0.0, "sample among ids at least this times as likely as the likeliest")
-    typical_p: float = knob(1.0, "sample among the most typical ids that hold this probability")
-    epsilon_cutoff: float = knob(0.0, "sample among ids of at least this probability")
+    temperature: float = knob(
+        1.0,
+        "divides the logits before sampling",
+        above=0,
+        remedy="for the likeliest id, do_sample=False",
+    )
+    top_k: int = knob(50, "sample among the k likeliest ids; 0: all of them", least=0)
+    top_p: float = knob(
+        1.0, "sample among the likeliest ids that hold this much probability", above=0, most=1
+    )
+    min_p: float = knob(
+        0.0, "sample among ids at least this times as likely as the likeliest", least=0, most=1
+    )
+    typical_p: float = knob(
+        1.0, "sample among the most typical ids that hold this probability", above=0, most=1
+    )
+    epsilon_cutoff: float = knob(
+        0.0, "sample among ids of at least this probability", least=0, below=1
+    )
     eta_cutoff: float = knob(
-        0.0, "sample among ids of at least this probability, or less where the entropy is large"
+        0.0,
+        "sample among ids of at least this probability, or less where the entropy is large",
+        least=0,
+        below=1,
     )
     renormalize_logits: bool = knob(
         False, "beams: probabilities sum to 1 again after all other options"
     )
-    seed: int = knob(0, "seed of sampling; one seed, input and sample number give one output")
-    repetition_penalty: float = knob(
-        1.0, "more than 1: ids that were there already are less likely"
+    seed: int = knob(
+        0,
+        "seed of sampling; one seed, input and sample number give one output",
+        least=-(2**63),
+        most=2**63 - 1,
     )
-    encoder_repetition_penalty: float = knob(1.0, "more than 1: ids of the input are likelier")
-    no_repeat_ngram_size: int = knob(0, "no n-gram of this size twice in an output; 0: any")
-    encoder_no_repeat_ngram_size: int = knob(0, "no n-gram of this size of the input; 0: any")
-    bad_words_ids: tuple[Ids, ...] = knob((), "sequences of ids that must not be generated")
+    repetition_penalty: float = knob(
+        1.0, "more than 1: ids that were there already are less likely", above=0
+    )
+    encoder_repetition_penalty: float = knob(
+        1.0, "more than 1: ids of the input are likelier", above=0
+    )
+    no_repeat_ngram_size: int = knob(
+        0, "no n-gram of this size twice in an output; 0: any", least=0
+    )
+    encoder_no_repeat_ngram_size: int = knob(
+        0, "no n-gram of this size of the input; 0: any", least=0
+    )
+    bad_words_ids: Sequences = knob((), "sequences of ids that must not be generated")
     suppress_tokens: Ids = knob((), "ids that must not be generated")
     begin_suppress_tokens: Ids = knob((), "ids that must not come first")
-    sequence_bias: tuple[Bias, ...] = knob(
+    sequence_bias: Biases = knob(
         (), "sequences of ids with what is added to the logit of the last after the others"
     )
     exponential_decay_length_penalty: Decay | None = knob(
         None, "start and factor: from that many tokens on, EOS is likelier by the factor's powers"
     )
-    forced_bos_token_id: int | None = knob(None, "the first id")
+    forced_bos_token_id: int | None = knob(None, "the first id", least=0)
     forced_eos_token_id: Ids = knob((), "the id, or ids, to end with at max_new_tokens")
     eos_token_id: Ids = knob((), "ids that end an output, in place of the model's EOS")
-    stop_strings: tuple[str, ...] = knob((), "texts that end an output once they are in it")
-    force_words_ids: tuple[Phrase, ...] = knob(
+    stop_strings: Texts = knob((), "texts that end an output once they are in it")
+    force_words_ids: Phrases = knob(
         (), "beams: phrases that every output holds; of alternatives of a phrase, one"
     )
-    answers: tuple[str | Ids, ...] = knob((), "the only outputs allowed, as texts or as ids")
-    num_assistant_tokens: int = knob(5, "ids that an assistant guesses at a time")
+    answers: Answers = knob((), "the only outputs allowed, as texts or as ids")
+    num_assistant_tokens: int = knob(5, "ids that an assistant guesses at a time", least=1)
     max_time: float | None = knob(
         None,
         "seconds that a batch may take, looked at every eight tokens; what is decided by then is "
         "the output",
+        above=0,
     )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            name, value = field.name, getattr(self, field.name)
-            if value is None:
-                object.__setattr__(self, name, 0 if name == "top_k" else field.default)
-                continue
-            read, wanted = READERS[_TYPES[name]]
-            try:
-                object.__setattr__(self, name, read(value))
-            except (TypeError, ValueError, KeyError, OverflowError):
-                raise ValueError(f"{name}={short(value)} must be {wanted}") from None
-        self._check_ranges()
+            if getattr(self, field.name) is None:
+                off = 0 if field.name == "top_k" else field.default
+                object.__setattr__(self, field.name, off)
+        check_knobs(self)
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens={self.min_new_tokens} must be at most "
+                f"max_new_tokens={self.max_new_tokens}"
+            )
+        for name in ("length_penalty", "brevity_penalty"):
+            # As a power of two; float32 has 127 of them, and scores are to have their digits.
+            power = abs(getattr(self, name) or 0) * math.log2(self.max_new_tokens + 6)
+            if power >= 100:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be nearer to 0: float32 cannot hold "
+                    "lengths to this power"
+                )
         if self.num_return_sequences > 1 and not self.do_sample and self.num_beams == 1:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences} needs do_sample=True, or as "
@@ -159,48 +211,6 @@ class GenerationOptions:
                 f"{least} ids"
             )
 
-    def _check_ranges(self) -> None:
-        def need(fine: bool, name: str, wanted: str) -> None:
-            if not fine:
-                raise ValueError(f"{name}={short(getattr(self, name))} must be {wanted}")
-
-        for name, kind in _TYPES.items():
-            if kind in (int, int | None) and name != "seed":
-                need((getattr(self, name) or 0) < _INT32, name, f"below 2^31 = {_INT32:,}")
-        need(-(2**63) <= self.seed < 2**63, "seed", "between -2^63 and 2^63")
-        need(self.max_new_tokens >= 1, "max_new_tokens", "at least 1")
-        need(
-            0 <= self.min_new_tokens <= self.max_new_tokens,
-            "min_new_tokens",
-            f"between 0 and max_new_tokens={self.max_new_tokens}",
-        )
-        for name in ("num_beams", "num_return_sequences", "num_assistant_tokens"):
-            need(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("length_penalty", "brevity_penalty"):
-            # As a power of two; float32 has 127 of them, and scores are to have their digits.
-            power = abs(getattr(self, name) or 0) * math.log2(self.max_new_tokens + 6)
-            need(power < 100, name, "nearer to 0: float32 cannot hold lengths to this power")
-        need(self.temperature > 0, "temperature", "positive; for the likeliest id, do_sample=False")
-        need(self.top_k >= 0, "top_k", "0 (all ids) or more")
-        need(0 < self.top_p <= 1, "top_p", "in (0, 1]")
-        need(0 <= self.min_p <= 1, "min_p", "in [0, 1]")
-        need(0 < self.typical_p <= 1, "typical_p", "in (0, 1]")
-        need(0 <= self.epsilon_cutoff < 1, "epsilon_cutoff", "in [0, 1)")
-        need(0 <= self.eta_cutoff < 1, "eta_cutoff", "in [0, 1)")
-        decay = self.exponential_decay_length_penalty
-        need(
-            decay is None or (abs(decay[0]) < _INT32 and decay[1] > 0),
-            "exponential_decay_length_penalty",
-            "(start, factor) with a factor that is positive",
-        )
-        need(self.max_time is None or self.max_time > 0, "max_time", "positive: seconds")
-        first = self.forced_bos_token_id
-        need(first is None or first >= 0, "forced_bos_token_id", "an id: a whole number from 0")
-        for name in ("repetition_penalty", "encoder_repetition_penalty"):
-            need(getattr(self, name) > 0, name, "positive; 1 changes nothing")
-        for name in ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"):
-            need(getattr(self, name) >= 0, name, "0 (off) or more")
-
     @classmethod
     def names(cls) -> list[str]:
         """The options' names."""
@@ -216,9 +226,7 @@ class GenerationOptions:
         """
         for name in options:
             if name not in self.names():
-                near = difflib.get_close_matches(name, self.names(), n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(self.names())}"
-                hint = _ELSEWHERE.get(name, hint)
+                hint = _ELSEWHERE.get(name) or nearest(name, self.names())
                 raise ValueError(f"unknown generation option {name!r}; {hint}")
         if "max_new_tokens" in options and "min_new_tokens" not in options:
             # What is asked for goes before what a checkpoint says.
@@ -241,6 +249,9 @@ class GenerationOptions:
 
     def sampler(self) -> Greedy | Sample:
         """The strategy that picks the next id."""
+        # Here, for options are declared without JAX: the command line reads them first.
+        from t5jax.decoding.samplers import Greedy, Sample
+
         if not self.do_sample:
             return Greedy()
         # Beam search must find an id to go on with beside those that end.
@@ -255,6 +266,3 @@ class GenerationOptions:
             eta_cutoff=self.eta_cutoff or None,
             keep=keep,
         )
-
-
-_TYPES = typing.get_type_hints(GenerationOptions)

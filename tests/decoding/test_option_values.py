@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t5jax.cli.entry import _add_options, _options, main
+from t5jax.cli import main
+from t5jax.cli.arguments import add_arguments
 from t5jax.decoding.options import GenerationOptions
 from t5jax.formats import generation_defaults
 from tests.support.models import TINY
@@ -84,8 +85,8 @@ def test_the_command_line_says_them_in_words(tmp_path, capsys):
     words = """--force_words_ids 5,6|7 --force_words_ids 8 --num_beams 3 --sequence_bias 5,6=-1.5
         --exponential_decay_length_penalty 4,1.1 --max_time 0.5""".split()
     parser = argparse.ArgumentParser()
-    _add_options(parser)
-    options = GenerationOptions().replace(_options(parser.parse_args(words)))
+    add_arguments(parser, GenerationOptions)
+    options = GenerationOptions().replace(vars(parser.parse_args(words)))
     assert options == GenerationOptions(
         force_words_ids=[[[5, 6], [7]], [8]],
         num_beams=3,
@@ -96,4 +97,4 @@ def test_the_command_line_says_them_in_words(tmp_path, capsys):
     for word in ("5,6", "5=", "=1", "a=b"):
         with pytest.raises(SystemExit):
             main(["generate", str(tmp_path), "x", "--sequence_bias", word])
-        assert "invalid IDS=NUMBER value" in capsys.readouterr().err
+        assert "must be IDS=NUMBER" in capsys.readouterr().err

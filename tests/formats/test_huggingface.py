@@ -381,7 +381,7 @@ def test_lengths_of_a_generation_config_count_the_start_id_and_nonsense_does_not
     assert t5jax.load(folder).generation == expected
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 2 and all("of the checkpoint has no effect" in line for line in err)
-    assert "temperature=0.0 must be positive" in err[0] and "suppress_tokens=1.5" in err[1]
+    assert "temperature=0.0 must be more than 0" in err[0] and "suppress_tokens=1.5" in err[1]
 
 
 def test_generation_options_of_config_json_count_where_there_is_no_other_file(tmp_path, capsys):

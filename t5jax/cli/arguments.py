@@ -1,0 +1,139 @@
+"""Arguments of the command line, made from declared knobs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from t5jax.knobs import REQUIRED, Kind, Range, check_value, declared, kind_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command of `t5jax`: its fields are its arguments, its docstring is its help.
+
+    The docstring's first line is what `t5jax --help` says of it.
+    """
+
+    def run(self) -> None:
+        """Does the work; raises ValueError or OSError for what the user can mend."""
+        raise NotImplementedError
+
+    @classmethod
+    def epilog(cls) -> str:
+        """What stands below the arguments in `--help`."""
+        return ""
+
+
+def place(word: str, help: str = "", default: Any = REQUIRED) -> Any:
+    """A field that is given by its place; of a tuple any number."""
+    return dataclasses.field(default=default, metadata={"help": help, "word": word, "place": True})
+
+
+def rest() -> Any:
+    """A field for the words that no argument takes, as they stand."""
+    return dataclasses.field(default=(), metadata={"rest": True})
+
+
+def group(cls: Any, title: str, about: str) -> Any:
+    """A field for those knobs of another dataclass that are given, by name."""
+    metadata = {"group": cls, "title": title, "about": about}
+    return dataclasses.field(default_factory=dict, metadata=metadata)
+
+
+def add_command(commands: Any, name: str, cls: type[Command]) -> None:
+    """Adds the command to argparse's subparsers."""
+    summary, _, description = inspect.cleandoc(cls.__doc__ or "").partition("\n")
+    summary = summary[:1].lower() + summary[1:].removesuffix(".")
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=description.strip() or None,
+        epilog=cls.epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=cls, parser=parser)
+    add_arguments(parser, cls)
+
+
+def add_arguments(parser: Any, cls: Any) -> None:
+    """Adds an argument for every knob of a dataclass, a class's own before those it inherits."""
+    own = inspect.get_annotations(cls)
+    for field in sorted(dataclasses.fields(cls), key=lambda each: each.name not in own):
+        if other := field.metadata.get("group"):
+            titled = parser.add_argument_group(field.metadata["title"], field.metadata["about"])
+            add_arguments(titled, other)
+        elif "rest" not in field.metadata:
+            _add_argument(parser, field, *declared(cls)[field.name], issubclass(cls, Command))
+
+
+def make(cls: Any, values: Mapping[str, Any]) -> Any:
+    """The dataclass with what the parsed command line gives of its knobs."""
+    given: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        if other := field.metadata.get("group"):
+            given[field.name] = {
+                each.name: values[each.name]
+                for each in dataclasses.fields(other)
+                if each.name in values
+            }
+        elif field.name in values:
+            value = values[field.name]
+            given[field.name] = tuple(value) if isinstance(value, list) else value
+    return cls(**given)
+
+
+def _add_argument(
+    parser: Any, field: Any, declared: Any, within: Range | None, by_default: bool
+) -> None:
+    """`by_default`: what is not given is the field's default, so that a switch has no `--no-`."""
+    kind = kind_of(declared)
+    options: dict[str, Any] = {"default": argparse.SUPPRESS}
+    shown = [] if field.default in (REQUIRED, None, (), "") else [str(field.default)]
+    choices = [each for each in (declared, *typing.get_args(declared)) if _is_literal(each)]
+    if field.type == "bool":
+        shown = [] if by_default else [str(field.default).lower()]
+        options["action"] = "store_true" if by_default else argparse.BooleanOptionalAction
+    elif choices and kind.word is None:
+        options["choices"] = typing.get_args(choices[0])
+    else:
+        options["type"] = _reader(kind, declared, within)
+        options["metavar"] = field.metadata["word"] or kind.word
+    if within:
+        shown.append(str(within))
+    if "place" in field.metadata:
+        names = (field.name,)
+        optional = None if field.default is REQUIRED else "?"
+        options["nargs"] = "*" if kind.repeated else optional
+    else:
+        names = (f"--{field.name}",)
+        options["required"] = field.default is REQUIRED and not kind.repeated
+        if kind.repeated:
+            options["action"] = "append"
+            shown.append("repeatable")
+    notes = f" ({'; '.join(shown)})" if shown else ""
+    help = f"{field.metadata['help']}{notes}".strip()
+    parser.add_argument(*names, **options, help=help.replace("%", "%%"))
+
+
+def _is_literal(kind: Any) -> bool:
+    return typing.get_origin(kind) is typing.Literal
+
+
+def _reader(kind: Kind, declared: Any, within: Range | None) -> Callable[[str], Any]:
+    """What reads a word of the command line, for argparse."""
+
+    def read(word: str) -> Any:
+        try:
+            assert kind.parse is not None
+            value = kind.parse(word)
+            return value if within is None else check_value("", value, declared, within)
+        except (ValueError, KeyError):
+            wanted = f"{kind.wanted}, {within}" if within else kind.word
+            raise argparse.ArgumentTypeError(f"{word[:60]!r} must be {wanted}") from None
+
+    return read
