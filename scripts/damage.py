@@ -37,8 +37,9 @@ import numpy as np
 import yaml
 
 import t5jax
+from t5jax import run_folder
 from t5jax.cli import main
-from t5jax.formats import checksums, native
+from t5jax.formats import checksums
 from t5jax.vocabulary import ByteVocabulary, train_sentencepiece
 
 CONFIG = {
@@ -127,9 +128,9 @@ def outcome(code: int, output: str, right: Callable[[], bool]) -> str:
 
 def cases(run: Path) -> Iterator[str]:
     """The newest checkpoint's files, and those of the run itself."""
-    newest = run / native.CHECKPOINTS / str(native.steps(run)[-1])
+    newest = run / run_folder.CHECKPOINTS / str(run_folder.steps(run)[-1])
     for file in sorted(run.rglob("*")):
-        inside = native.CHECKPOINTS in file.relative_to(run).parts
+        inside = run_folder.CHECKPOINTS in file.relative_to(run).parts
         if file.is_file() and (not inside or newest in file.parents):
             yield str(file.relative_to(run))
 
@@ -188,7 +189,7 @@ def damage(folder: Path, config: Path, seed: int, every: int) -> collections.Cou
             result = outcome(*command(*words), right)
             results.append(result)
             counts[f"{action} {result}"] += 1
-            if result == "named" and action == "resume" and native.CHECKPOINTS in name:
+            if result == "named" and action == "resume" and run_folder.CHECKPOINTS in name:
                 counts["resume STOPPED"] += 1
         print(f"{kind:8} {name:70} {' '.join(f'{r:9}' for r in results)}", flush=True)
     return counts
@@ -208,7 +209,7 @@ def cost(gigabytes: float, folder: Path) -> None:
     began = time.monotonic()
     t5.save(folder / "large")
     saved = time.monotonic() - began
-    step = folder / "large" / native.CHECKPOINTS / "0"
+    step = folder / "large" / run_folder.CHECKPOINTS / "0"
     size = sum(file.stat().st_size for file in step.rglob("*") if file.is_file())
     del t5, params
     for _ in range(3):

@@ -16,6 +16,7 @@ import numpy as np
 from t5jax.decoding.constraints import AllowedTokens
 from t5jax.decoding.controls import LogitsProcessor
 from t5jax.engine.generation import LENGTH_BUCKETS, ROW_BUCKETS, Generation, bucket
+from t5jax.host import replace
 from t5jax.knobs import Range, check_value, short
 from t5jax.schema import read_json
 from t5jax.text2text import Text2Text
@@ -162,10 +163,7 @@ def unfinished(path: str | Path, job: Mapping[str, Any]) -> Iterator[tuple[TextI
         done = _keep_whole_lines(path)
     else:
         path.write_bytes(b"")
-        # Whole or not there, whenever the process is killed.
-        temporary = note.with_name(note.name + ".tmp")
-        temporary.write_text(json.dumps(job), encoding="utf-8")
-        os.replace(temporary, note)
+        replace(note, json.dumps(job).encode())  # whole or not there, whenever a kill comes
     with path.open("a", encoding="utf-8") as stream:
         yield stream, done
     note.unlink()

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import seqio
 
-from t5jax import user_code
+from t5jax import host, user_code
 from t5jax.config import LengthsConfig
 from t5jax.knobs import names_of
+from t5jax.run_folder import PREDICTIONS, RESULTS
 from t5jax.tasks.faults import check_features, checked, reading
 from t5jax.tasks.measuring import check_metrics, metrics_of, names_of_values, postprocessed
 from t5jax.tasks.metrics import bits_per_byte, perplexity
@@ -409,17 +409,8 @@ def write_results(
     """
     for name, result in results.items():
         place = Path(folder) / name
-        place.mkdir(parents=True, exist_ok=True)
         metrics = {k: v if math.isfinite(v) else None for k, v in result.metrics.items()}
         content = {**(about or {}), **result.about, **metrics}
-        _replace(place / "metrics.json", [json.dumps(content, indent=2)])
+        host.replace(place / RESULTS, [json.dumps(content, indent=2)])
         lines = (json.dumps(row, ensure_ascii=False) for row in result.predictions)
-        _replace(place / "predictions.jsonl", lines)
-
-
-def _replace(file: Path, lines: Sequence[str] | Iterator[str]) -> None:
-    temporary = file.with_suffix(file.suffix + ".tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        for line in lines:
-            stream.write(line + "\n")
-    os.replace(temporary, file)
+        host.replace(place / PREDICTIONS, lines)

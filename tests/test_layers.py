@@ -8,7 +8,7 @@ import t5jax
 # From the bottom up: each may import what stands before it, and itself.
 ORDER = [
     "starting", "text_files", "knobs", "paths", "schema", "yaml_files", "standard_streams",
-    "user_code",
+    "user_code", "run_folder", "host",
     "ops", "model", "config", "batch", "sharding", "vocabulary", "decoding", "formats", "sizes",
     "engine", "text2text", "bulk", "config_files", "tasks", "data", "evaluate",
     "evaluation", "training", "cli",

@@ -13,6 +13,7 @@ from t5jax.cli.heavy import import_heavy
 from t5jax.cli.loading import Generating
 from t5jax.knobs import REQUIRED, Names, knob
 from t5jax.paths import user_path
+from t5jax.run_folder import EVALUATIONS
 
 if TYPE_CHECKING:
     from t5jax.evaluate import TaskResult
@@ -78,7 +79,7 @@ class Eval(Generating):
             resamples=self.resamples,
         )
         results = evaluation.run(t5, **self.options)
-        out = user_path(self.out or Path(self.checkpoint) / "eval")
+        out = user_path(self.out or Path(self.checkpoint) / EVALUATIONS)
         write_results(out, results, {"checkpoint": self.checkpoint, "split": self.split})
         for task, result in results.items():
             self._print(task, result, longest)

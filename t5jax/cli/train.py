@@ -40,7 +40,7 @@ class Train(Command):
 
         tree = read_config(self.config, self.overrides)
         build_config(tree)
-        from t5jax.training.host import keep_freed_memory
+        from t5jax.training.machine import keep_freed_memory
         from t5jax.training.signals import ending_at_once
 
         with ending_at_once():

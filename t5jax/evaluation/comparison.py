@@ -16,6 +16,7 @@ import numpy as np
 import pydantic
 
 from t5jax.knobs import short
+from t5jax.run_folder import EVALUATIONS, PREDICTIONS, RESULTS
 from t5jax.schema import Schema, check, parse_json, read_json
 from t5jax.tasks import registry
 from t5jax.tasks.measuring import telling
@@ -29,8 +30,6 @@ from t5jax.tasks.metrics.examples import (
 )
 from t5jax.tasks.metrics.resampling import Difference, check_bootstrap, compare_units
 from t5jax.text_files import read_lines
-
-PREDICTIONS, METRICS_FILE = "predictions.jsonl", "metrics.json"
 
 Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 _ABSENT: Any = object()
@@ -94,7 +93,7 @@ class Predictions:
         """Raises ValueError if the values of a metric are not those that the evaluation wrote."""
         if self.about is None:
             return
-        beside = self.file.parent / METRICS_FILE
+        beside = self.file.parent / RESULTS
         for key, value in values.items():
             written = self.about.value(f"rank_{key}" if self.ranked else key, beside)
             if not reproduces(value, written):
@@ -112,7 +111,7 @@ def find_predictions(path: str | Path) -> dict[str, Path]:
     place = Path(path)
     if place.is_file():
         return {place.absolute().parent.name: place}
-    for folder in (place, place / "eval"):
+    for folder in (place, place / EVALUATIONS):
         if (folder / PREDICTIONS).is_file():
             return {folder.absolute().name: folder / PREDICTIONS}
         found = sorted(folder.glob(f"*/{PREDICTIONS}"))
@@ -173,7 +172,7 @@ def read_predictions(file: str | Path, *, ranked: bool = False) -> Predictions:
         rows.append(row)
     if not rows:
         raise ValueError(f"{path} is empty; run `t5jax eval` again")
-    beside = path.parent / METRICS_FILE
+    beside = path.parent / RESULTS
     about = read_json(beside, _Metrics) if beside.is_file() else None
     if about is not None and about.examples not in (None, len(rows)):
         raise ValueError(

@@ -16,9 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from t5jax.host import replace
+from t5jax.run_folder import CHECKSUMS
 from t5jax.schema import Schema, read_json
 
-FILE = "checksums.json"
 _BLOCK = 4 << 20  # bytes read at a time; zlib releases the GIL for each
 _SMALL = 1 << 20  # bytes of a file whose content `quickly` verifies too
 
@@ -62,7 +63,7 @@ def write(
     Files named in `without`, which will still change, have none.
     """
     names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    names = [name for name in names if name not in (FILE, *without)]
+    names = [name for name in names if name not in (CHECKSUMS, *without)]
     sums = _each(of_file, [folder / name for name in names])
     _write(folder, {name: [each] for name, each in zip(names, sums, strict=True)}, about or {})
 
@@ -73,7 +74,7 @@ def read(folder: Path) -> Checksums | None:
     Raises:
       Damaged: the file with the checksums is.
     """
-    file = folder / FILE
+    file = folder / CHECKSUMS
     if not file.is_file():
         return None
     try:
@@ -89,7 +90,7 @@ def verify(folder: Path, *parts: str, quickly: bool = False) -> None:
     """Compares the files of `folder` with their checksums.
 
     Args:
-      folder: with FILE in it; without, a warning says that nothing is verified.
+      folder: with CHECKSUMS in it; without, a warning says that nothing is verified.
       parts: only these files, and those below these folders; the default is all.
       quickly: of files above 1 MiB, the size alone.
 
@@ -99,7 +100,7 @@ def verify(folder: Path, *parts: str, quickly: bool = False) -> None:
     sums = read(folder)
     if sums is None:
         warnings.warn(
-            f"{folder} has no {FILE} (an older t5jax wrote it, or it was lost): "
+            f"{folder} has no {CHECKSUMS} (an older t5jax wrote it, or it was lost): "
             "whether its files are whole is not verified",
             stacklevel=2,
         )
@@ -150,21 +151,13 @@ def replace_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     _write(folder, new, {})
 
 
-def replace(file: Path, content: bytes) -> None:
-    """Writes a file that is there whole, or as it was."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, file)
-
-
 def _own(files: Mapping[str, list[str]], about: Mapping[str, Any]) -> str:
     return of_bytes(json.dumps([files, about], sort_keys=True).encode())
 
 
 def _write(folder: Path, files: Mapping[str, list[str]], about: Mapping[str, Any]) -> None:
     content = {"checksum": _own(files, about), "files": files, "about": about}
-    replace(folder / FILE, (json.dumps(content, indent=1) + "\n").encode())
+    replace(folder / CHECKSUMS, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _each(function: Any, items: Iterable[Any]) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from t5jax import run_folder
 from t5jax.formats import hub, huggingface, native, t5x
 from t5jax.formats.checkpoint import Checkpoint
 from t5jax.knobs import short
@@ -64,7 +65,7 @@ def open_checkpoint(
         checkpoint = t5x.read(folder, allow=allow, **changes)
     else:
         raise ValueError(
-            f"{path} holds no model: no {native.MODEL_FILE} (t5jax), no {huggingface.CONFIG_FILE} "
+            f"{path} holds no model: no {run_folder.MODEL} (t5jax), no {huggingface.CONFIG_FILE} "
             f"(Hugging Face), no {t5x.FILE!r} (T5X)"
         )
     if vocabulary is not None:

@@ -37,13 +37,9 @@ from t5jax.formats.checkpoint import (
 from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.parameters import Params, abstract_params
 from t5jax.ops.quantized import Quantized, Scheme, map_kernels, quantize, scheme_of
+from t5jax.run_folder import CHECKPOINTS, CHECKSUMS, MODEL, PARAMS, VOCABULARY, step_of, steps
 from t5jax.schema import Schema, read_json
 from t5jax.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
-
-MODEL_FILE = "model.json"
-VOCABULARY = "vocabulary"
-CHECKPOINTS = "checkpoints"
-PARAMS = "params"
 
 
 class ModelJson(Schema):
@@ -71,26 +67,7 @@ class Model(NamedTuple):
 
 def detect(path: Path) -> bool:
     """Whether `path` is a folder of this format, or one step of its checkpoints."""
-    return (path / MODEL_FILE).is_file() or _step_of(path) is not None
-
-
-def _step_of(path: Path) -> tuple[Path, int] | None:
-    """(folder, step) of FOLDER/checkpoints/STEP."""
-    path = path.absolute()
-    if path.parent.name == CHECKPOINTS and path.name.isdigit():
-        folder = path.parent.parent
-        if (folder / MODEL_FILE).is_file():
-            return folder, int(path.name)
-    return None
-
-
-def steps(folder: Path) -> list[int]:
-    """Steps of the committed checkpoints in `folder`, ascending."""
-    root = folder / CHECKPOINTS
-    if not root.is_dir():
-        return []
-    # Orbax writes under another name and renames when all is there, so a number means complete.
-    return sorted(int(p.name) for p in root.iterdir() if p.name.isdigit())
+    return (path / MODEL).is_file() or step_of(path) is not None
 
 
 def write_model(folder: Path, model: Model, files: Mapping[str, bytes] | None = None) -> None:
@@ -104,7 +81,7 @@ def write_model(folder: Path, model: Model, files: Mapping[str, bytes] | None = 
         },
         indent=2,
     )
-    contents = {MODEL_FILE: f"{content}\n".encode(), **(files or {})}
+    contents = {MODEL: f"{content}\n".encode(), **(files or {})}
     if model.vocabulary is not None:
         with tempfile.TemporaryDirectory() as made:
             save_vocabulary(model.vocabulary, made)
@@ -123,15 +100,15 @@ def verify_text(folder: Path, *names: str) -> None:
         checksums.verify(folder, *names)
     except checksums.Damaged as error:
         raise checksums.Damaged(
-            f"{error}; put the file back from a copy, or delete {folder / checksums.FILE} if you "
+            f"{error}; put the file back from a copy, or delete {folder / CHECKSUMS} if you "
             "changed it yourself"
         ) from None
 
 
 def read_model(folder: Path) -> Model:
     """Raises ValueError where a file is damaged, or model.json names an unknown field."""
-    verify_text(folder, MODEL_FILE, VOCABULARY)
-    file = folder / MODEL_FILE
+    verify_text(folder, MODEL, VOCABULARY)
+    file = folder / MODEL
     content = read_json(file, ModelJson)
     known = {field.name for field in dataclasses.fields(T5Config)}
     unknown = sorted(set(content.model) - known)
@@ -153,7 +130,7 @@ def read_model(folder: Path) -> Model:
 
 def _source(path: Path) -> Path:
     """The folder of the parameters of a folder's latest step, or of one step's folder."""
-    found = _step_of(path)
+    found = step_of(path)
     folder, step = found if found else (path.absolute(), None)
     available = steps(folder)
     if step is None and available:
@@ -279,7 +256,7 @@ def read(path: Path, **changes: Any) -> Checkpoint:
       FileNotFoundError: there is no checkpoint yet.
       ValueError: what is there is damaged, or does not fit the configuration.
     """
-    found = _step_of(path)
+    found = step_of(path)
     model = read_model(found[0] if found else path)
     config = model.config.replace(**changes)
     source = _source(path)

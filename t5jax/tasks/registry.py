@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import copy
 import dataclasses
-import difflib
 import fnmatch
 import functools
 import hashlib
@@ -27,6 +26,7 @@ import seqio
 import tensorflow as tf
 
 from t5jax import user_code
+from t5jax.knobs import nearest
 from t5jax.tasks import ranking
 from t5jax.tasks.faults import reading
 from t5jax.tasks.sentinels import sentinel_ids
@@ -80,13 +80,11 @@ def is_known(name: str) -> bool:
 
 def _unknown(name: str) -> str:
     names = task_names()
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    hint = (
-        f"did you mean {', '.join(near)}?"
-        if near
-        else f"nor anything near it, of the {len(names)} that `t5jax tasks` lists; your own need "
+    none = (
+        f"nor anything near it, of the {len(names)} that `t5jax tasks` lists; your own need "
         "--modules FILE.py (data.modules in a config)"
     )
+    hint = nearest(name, names, most=3, cutoff=0.6, otherwise=none)
     return f"no task or mixture is called {name!r}; {hint}"
 
 

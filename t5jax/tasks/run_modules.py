@@ -13,10 +13,8 @@ from pathlib import Path
 
 from t5jax.config_files import stored_config
 from t5jax.paths import user_path
+from t5jax.run_folder import CONFIG, MODEL, MODULES
 from t5jax.tasks import registry
-
-MODULES = "modules"
-CONFIG = "config.yaml"
 
 
 def absolute(modules: Sequence[str]) -> tuple[str, ...]:
@@ -41,7 +39,7 @@ def load_of_run(checkpoint: str | Path, tasks: Sequence[str]) -> None:
     unknown = [name for name in tasks if not registry.is_known(name)]
     place = Path(checkpoint)
     for folder in (place, place.absolute().parent.parent):
-        if unknown and (folder / CONFIG).is_file() and (folder / "model.json").is_file():
+        if unknown and (folder / CONFIG).is_file() and (folder / MODEL).is_file():
             modules = there(folder, stored_config(folder / CONFIG).data.modules)
             for name in modules:
                 if name.endswith(".py") and not Path(name).is_file():

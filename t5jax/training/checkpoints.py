@@ -17,10 +17,10 @@ from etils import epath
 
 from t5jax.config import TrainingConfig
 from t5jax.formats import checksums
-from t5jax.formats.native import CHECKPOINTS, PARAMS, first_line
+from t5jax.formats.native import first_line
+from t5jax.run_folder import CHECKPOINTS, DATA, PARAMS, STATE
 from t5jax.training.step import TrainState
 
-STATE, DATA = "state", "data"
 TMP_DIR_SUFFIX = ".orbax-checkpoint-tmp"  # Orbax's, of a step's folder until it is committed
 COMMIT_FILES = (
     "_CHECKPOINT_METADATA",

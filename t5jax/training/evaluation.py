@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from t5jax.config import RunConfig
 from t5jax.decoding.options import GenerationOptions
 from t5jax.engine.generation import Request
 from t5jax.evaluate import Evaluation
+from t5jax.knobs import nearest
 from t5jax.vocabulary import Vocabulary
 
 # Of the training step, beside those of the evaluated tasks.
@@ -81,5 +81,4 @@ def _hint(best: str, names: list[str]) -> str:
     if of_task := [name for name in names if name.startswith(f"{task}/")]:
         return f"it has {', '.join(of_task)}"
     known = [*names, *TRAINED]
-    near = difflib.get_close_matches(best, known, n=3, cutoff=0.6)
-    return f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(known)}"
+    return nearest(best, known, most=3, otherwise=f"it has {', '.join(known)}")

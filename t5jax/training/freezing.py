@@ -6,7 +6,6 @@ is a regular expression that matches a whole path.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t5jax.formats.checkpoint import paths
+from t5jax.knobs import nearest
 from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.parameters import Params, abstract_params, unstack
 
@@ -85,9 +85,8 @@ def _matched(pattern: str, names: Sequence[str]) -> list[str]:
             f"optimizer.freeze: {pattern!r} is no regular expression: {error}"
         ) from None
     if not found:
-        near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
-        raise ValueError(
-            f"optimizer.freeze: {pattern!r} matches no parameter's whole path; "
-            f"there are {', '.join(near)}"
+        hint = nearest(
+            pattern, names, most=3, cutoff=0.3, otherwise=f"there are {', '.join(names[:3])}"
         )
+        raise ValueError(f"optimizer.freeze: {pattern!r} matches no parameter's whole path; {hint}")
     return found

@@ -19,7 +19,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from t5jax import sharding
+from t5jax import host, run_folder, sharding
 from t5jax.config import RunConfig
 from t5jax.config_files import build_config, differences, stored_config, to_yaml
 from t5jax.data import TrainData
@@ -38,11 +38,11 @@ from t5jax.tasks import registry, run_modules
 from t5jax.text2text import Text2Text, keep_compiled_programs
 from t5jax.training.checkpoints import Checkpoints
 from t5jax.training.evaluation import generation_options, make_evaluation
-from t5jax.training.host import accelerator
 from t5jax.training.layout import make_layout, stack_state, unstack_state
 from t5jax.training.losses import LossSums
+from t5jax.training.machine import accelerator
 from t5jax.training.profile import Profile
-from t5jax.training.report import TENSORBOARD, Report
+from t5jax.training.report import Report
 from t5jax.training.schedules import make_schedule
 from t5jax.training.signals import Interrupted, noted
 from t5jax.training.step import StepMetrics, TrainState, make_step
@@ -53,8 +53,6 @@ from t5jax.vocabulary import Vocabulary, load_vocabulary, make_vocabulary
 FIXED = ("model", "vocabulary", "data", "optimizer.name", "optimizer.freeze", "training.seed")
 FREE = ("data.prefetch", "data.modules")
 
-CONFIG_FILE = "config.yaml"
-WINDOW = "window.npz"  # beside the data's position, in a checkpoint
 SNAPSHOT_EVERY = 1000  # batches between kept positions, where training.save_every is 0
 
 
@@ -81,7 +79,9 @@ def train(tree: dict[str, Any]) -> None:
         check_training(config, list(mesh.devices.flat))
         print_devices(mesh)
         keep_compiled_programs()
-        write_run(run_dir, config, vocabulary)
+        if host.is_writer():
+            write_run(run_dir, config, vocabulary)
+        host.barrier("run folder")
         with Run(config, vocabulary, mesh, run_dir, checkpoints, start) as run:
             run.train()
 
@@ -94,8 +94,8 @@ def resolve(tree: dict[str, Any]) -> tuple[RunConfig, Vocabulary]:
     if not early.data.mixture:
         raise ValueError("data.mixture is empty; `t5jax tasks` lists what there is")
     run_dir = user_path(early.run_dir)
-    begun = native.steps(run_dir)
-    own = run_dir / native.VOCABULARY
+    begun = run_folder.steps(run_dir)
+    own = run_dir / run_folder.VOCABULARY
     initial: T5Config | None = None
     assumed: tuple[str, ...] = ()
     if begun:
@@ -145,8 +145,8 @@ def check_run(run_dir: Path, config: RunConfig) -> None:
 
     Before its first checkpoint a run has nothing to lose, and may be started otherwise.
     """
-    file = run_dir / CONFIG_FILE
-    if file.exists() and native.steps(run_dir):
+    file = run_dir / run_folder.CONFIG
+    if file.exists() and run_folder.steps(run_dir):
         before = stored_config(file)
         for name, old, new in differences(before, config):
             if name.startswith(FIXED) and not name.startswith(FREE):
@@ -161,7 +161,7 @@ def write_run(run_dir: Path, config: RunConfig, vocabulary: Vocabulary) -> None:
     lengths = config.data.lengths
     generation = {"max_new_tokens": config.eval.max_new_tokens or lengths.targets}
     model = native.Model(config.model, vocabulary, generation, lengths.inputs)
-    files = {CONFIG_FILE: to_yaml(config).encode(), **run_modules.copies(config.data.modules)}
+    files = {run_folder.CONFIG: to_yaml(config).encode(), **run_modules.copies(config.data.modules)}
     native.write_model(run_dir, model, files)
 
 
@@ -270,7 +270,7 @@ class Run:
             written=written,
         )
         self.told: set[tuple[str, str]] = set()
-        self.profile = Profile(run_dir / TENSORBOARD, training.profile)
+        self.profile = Profile(run_dir / run_folder.TENSORBOARD, training.profile)
         self.since = time.monotonic() - seconds
         begun = f"resuming at step {start}" if start else "starting"
         self.report.say(
@@ -339,11 +339,11 @@ class Run:
     def save(self, step: int, metrics: dict[str, float], seconds: float) -> None:
         """Starts a checkpoint of `step`, `seconds` after the last logged one."""
         known = {k.removeprefix("eval/"): v for k, v in metrics.items()}
-        window, written = jax.device_get(self.window), self.report.checksum()
+        window, written = host.gather(self.window), self.report.checksum()
 
         def write_data(folder: epath.Path) -> None:
             self.data.save(folder, step)
-            if jax.process_index() == 0:
+            if host.is_writer():
                 write_window(folder, window, seconds, written)
 
         self.checkpoints.save(self.stored_state(), step, write_data, known)
@@ -369,7 +369,8 @@ class Run:
         )
         results = self.evaluation.run(t5, **self.eval_options)
         about = {"step": step, "split": self.config.eval.split}
-        write_results(self.run_dir / "eval", results, about)
+        if host.is_writer():
+            write_results(self.run_dir / run_folder.EVALUATIONS, results, about)
         return {
             f"eval/{task}/{name}": value
             for task, result in results.items()
@@ -407,7 +408,7 @@ class Run:
 
     def summary(self, window: Window) -> dict[str, float]:
         """A window's metrics, per token and per second; waits for its last step."""
-        rows = jax.device_get(window.metrics)
+        rows = host.gather(window.metrics)
         # Now that the window's last step is done: when it was dispatched, the device may have been
         # many steps behind.
         now = time.monotonic()
@@ -465,12 +466,12 @@ def write_window(
     about: Any = {"seconds": seconds, "steps": len(window), "written": written}
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **about, **arrays)
-    (folder / WINDOW).write_bytes(content.getvalue())
+    (folder / run_folder.WINDOW).write_bytes(content.getvalue())
 
 
 def read_window(folder: Path) -> tuple[list[StepMetrics], float, str]:
     """What `write_window` wrote; nothing of an older checkpoint, which has no such file."""
-    file = folder / WINDOW
+    file = folder / run_folder.WINDOW
     if not file.is_file():
         return [], 0.0, ""
     with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:

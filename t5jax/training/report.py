@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -14,11 +13,12 @@ from typing import Any
 import pydantic
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from t5jax import host
 from t5jax.formats.checksums import of_bytes, of_file
+from t5jax.run_folder import METRICS, TENSORBOARD
 from t5jax.schema import check, parse_json
 
 _ROW = dict[str, pydantic.StrictInt | pydantic.StrictFloat]
-TENSORBOARD = "tensorboard"  # folder of the events, in a run's
 SHOWN = ("loss", "accuracy", "grad_norm", "learning_rate", "tokens_per_second", "step_seconds",
          "inputs_cut", "targets_cut")  # fmt: skip
 
@@ -59,14 +59,12 @@ class Report:
     def __init__(
         self, run_dir: Path, *, start: int, steps: int, tensorboard: bool, written: str = ""
     ) -> None:
-        self.file = run_dir / "metrics.jsonl"
+        self.file = run_dir / METRICS
         rows = read_metrics(self.file, start)
         size = int(written.partition(" ")[0] or 0)
         content = self.file.read_bytes()[:size] if size and self.file.exists() else b""
         changed = size and of_bytes(content) != written
-        temporary = self.file.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        os.replace(temporary, self.file)
+        host.replace(self.file, map(json.dumps, rows))
         self.stream = self.file.open("a", encoding="utf-8")
         self.writer = _tensorboard(run_dir / TENSORBOARD, rows) if tensorboard else None
         self.steps = steps

@@ -13,8 +13,9 @@ import pytest
 
 import t5jax
 from scripts.damage import DAMAGES
+from t5jax import run_folder
 from t5jax.config import TrainingConfig
-from t5jax.formats import checksums, native
+from t5jax.formats import checksums
 from t5jax.training.checkpoints import Checkpoints, abstract_state
 from t5jax.training.report import Report, read_metrics
 from t5jax.training.step import TrainState
@@ -57,14 +58,14 @@ def test_any_damage_of_any_file_is_found(kind, tmp_path):
     checksums.write(whole, {"step": 3})
     checksums.verify(whole)
     assert checksums.read(whole).about == {"step": 3}
-    for seed, name in enumerate(("a/b", "c", "d", checksums.FILE) * 5):
+    for seed, name in enumerate(("a/b", "c", "d", run_folder.CHECKSUMS) * 5):
         shutil.rmtree(tmp_path / "copy", ignore_errors=True)
         copy = shutil.copytree(whole, tmp_path / "copy")
         DAMAGES[kind](copy / name, random.Random(seed))
-        if (name, kind) == (checksums.FILE, "removed"):
+        if (name, kind) == (run_folder.CHECKSUMS, "removed"):
             with pytest.warns(UserWarning, match="not verified"):
                 checksums.verify(copy)
-        elif name == checksums.FILE and json_equal(copy / name, whole / name):
+        elif name == run_folder.CHECKSUMS and json_equal(copy / name, whole / name):
             continue  # a space for a line's end
         else:
             with pytest.raises(checksums.Damaged, match=name):
@@ -110,7 +111,7 @@ def test_files_that_are_replaced_pass_at_every_moment(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_step_gives_way_to_the_one_before_and_is_saved_again(kind, tmp_path):
     saved(tmp_path, (1, 2, 3))
-    root = tmp_path / native.CHECKPOINTS
+    root = tmp_path / run_folder.CHECKPOINTS
     for file in ("params", "data"):
         largest = max(
             (root / "3" / file).rglob("*"), key=lambda file: file.stat().st_size * file.is_file()
@@ -133,21 +134,21 @@ def test_a_damaged_step_gives_way_to_the_one_before_and_is_saved_again(kind, tmp
 def test_a_run_all_of_whose_steps_are_damaged_says_so_and_keeps_them(tmp_path):
     saved(tmp_path, (1, 2))
     for step in ("1", "2"):
-        (tmp_path / native.CHECKPOINTS / step / "data" / "position").write_text("hero")
+        (tmp_path / run_folder.CHECKPOINTS / step / "data" / "position").write_text("hero")
     with pytest.raises(ValueError, match=r"2/data/position is damaged.*no earlier .* is whole"):
         Checkpoints(tmp_path, TrainingConfig()).whole(print)
-    assert native.steps(tmp_path) == [1, 2]
+    assert run_folder.steps(tmp_path) == [1, 2]
 
 
 def test_a_step_without_checksums_is_read_with_a_warning(tmp_path):
     saved(tmp_path, (1,))
-    (tmp_path / native.CHECKPOINTS / "1" / checksums.FILE).unlink()
+    (tmp_path / run_folder.CHECKPOINTS / "1" / run_folder.CHECKSUMS).unlink()
     checkpoints = Checkpoints(tmp_path, TrainingConfig())
     with pytest.warns(UserWarning, match="not verified"):
         assert checkpoints.whole(print) == 1
     state, _ = checkpoints.restore(1, target())
     np.testing.assert_array_equal(state.params["w"], tiny_state(1).params["w"])
-    for file in (tmp_path / native.CHECKPOINTS / "1" / "params").rglob("*"):
+    for file in (tmp_path / run_folder.CHECKPOINTS / "1" / "params").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
     with pytest.raises(ValueError, match="cannot be read"):
@@ -156,7 +157,7 @@ def test_a_step_without_checksums_is_read_with_a_warning(tmp_path):
 
 def test_steps_that_a_kill_left_are_deleted_at_the_next_start(tmp_path):
     saved(tmp_path, range(1, 6), keep=5)
-    root = tmp_path / native.CHECKPOINTS
+    root = tmp_path / run_folder.CHECKPOINTS
     shutil.copytree(root / "5", root / "6.orbax-checkpoint-tmp")  # killed before it was renamed
     shutil.rmtree(root / "1" / "params")  # killed while it was deleted
     checkpoints = Checkpoints(tmp_path, TrainingConfig(keep=2))
@@ -174,7 +175,7 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
         checkpoints.save(tiny_state(step), step, position, {"pronounce/wer": value})
     checkpoints.save(tiny_state(6), 6, position, None)  # at a step without an evaluation
     checkpoints.wait()
-    assert native.steps(tmp_path) == [2, 5, 6]
+    assert run_folder.steps(tmp_path) == [2, 5, 6]
     assert checkpoints.latest() == 6
     checkpoints.close()
 
@@ -188,14 +189,14 @@ def test_the_best_step_is_known_after_a_restart(mode, best, tmp_path):
         checkpoints.clean()
         checkpoints.save(tiny_state(step), step, position, {"task/loss": value})
         checkpoints.close()
-    assert native.steps(tmp_path) == [best, 6]
+    assert run_folder.steps(tmp_path) == [best, 6]
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_loading_names_the_damaged_file_and_the_step_that_is_whole(kind, tmp_path, capsys):
     run = tmp_path / "run"
     tiny_text2text().save(run)
-    root = run / native.CHECKPOINTS
+    root = run / run_folder.CHECKPOINTS
     shutil.copytree(root / "0", root / "7")
     rng = random.Random(0)
     files = [file for file in (root / "7" / "params").rglob("*") if file.is_file()]
@@ -214,7 +215,7 @@ def test_loading_names_the_damaged_file_and_the_step_that_is_whole(kind, tmp_pat
     old = t5jax.load(root / "0").params
     jax.tree.map(np.testing.assert_array_equal, old, tiny_text2text().params)
     file.write_bytes(content)
-    for name in (native.MODEL_FILE, "vocabulary/vocabulary.json"):
+    for name in (run_folder.MODEL, "vocabulary/vocabulary.json"):
         content = (run / name).read_bytes()
         DAMAGES[kind](run / name, rng)
         # Without a model.json it is no folder of ours.

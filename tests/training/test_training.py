@@ -21,16 +21,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import t5jax
 from scripts import kills
+from t5jax import run_folder
 from t5jax.batch import Batch
 from t5jax.cli.entry import MISTAKES, main
 from t5jax.config import OptimizerConfig, TrainingConfig
-from t5jax.formats import native
 from t5jax.model.t5.flops import peak_flops, step_flops
 from t5jax.model.t5.network import T5
 from t5jax.model.t5.parameters import abstract_params, logical_axes, unstack
 from t5jax.training import loop
 from t5jax.training.checkpoints import Checkpoints
-from t5jax.training.host import accelerator
+from t5jax.training.machine import accelerator
 from t5jax.training.optimizers import make_optimizer
 from t5jax.training.schedules import make_schedule
 from t5jax.training.step import init_state, make_step
@@ -209,7 +209,7 @@ def test_sigterm_saves_and_the_run_goes_on(tmp_path):
     assert f"resuming at step {step}" in output
     steps = [row["step"] for row in metrics(tmp_path)]
     assert steps == sorted(set(steps)) and steps[-1] == step + 10
-    assert native.steps(tmp_path / "run") == [step, step + 10]
+    assert run_folder.steps(tmp_path / "run") == [step, step + 10]
 
 
 def test_a_finished_run_has_nothing_to_do_and_a_damaged_one_goes_on(finished, tmp_path, capsys):
@@ -220,7 +220,7 @@ def test_a_finished_run_has_nothing_to_do_and_a_damaged_one_goes_on(finished, tm
     main(words)
     assert "nothing to do: step 30 of 30; raise training.steps" in capsys.readouterr().err
     assert (folder / "run" / "metrics.jsonl").read_bytes() == before
-    name = native.steps(folder / "run")[0]
+    name = run_folder.steps(folder / "run")[0]
     for file in (folder / "run" / "checkpoints" / "30" / "data").iterdir():
         file.write_bytes(b"")
     main((*words, "--training.steps=31", "--eval.tasks=[]", "--training.keep_best=null"))
@@ -331,7 +331,7 @@ def test_no_logged_step_is_faster_than_the_device(tmp_path, monkeypatch):
 def test_a_training_process_keeps_the_memory_of_a_step():
     script = """
 import resource, sys
-from t5jax.training.host import keep_freed_memory
+from t5jax.training.machine import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 import jax, jax.numpy as jnp

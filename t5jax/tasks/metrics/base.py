@@ -11,13 +11,14 @@ intervals draw from them again without looking at a text twice. Three kinds:
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+
+from t5jax.knobs import nearest
 
 Target = str | Sequence[str]
 Row = tuple[Any, ...]
@@ -180,9 +181,10 @@ def find(name: str) -> Metric:
         if number:
             return make(int(number[1]))
     known = [*METRICS, *_FAMILIES]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(sorted(known))}"
-    raise ValueError(f"no metric is called {name!r}; {hint}")
+    there = f"there are {', '.join(sorted(known))}"
+    raise ValueError(
+        f"no metric is called {name!r}; {nearest(name, known, most=3, otherwise=there)}"
+    )
 
 
 def is_built_in(function: Callable[..., Values]) -> bool:

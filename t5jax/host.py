@@ -1,0 +1,44 @@
+"""The processes of a run, and files that each appear whole: one process writes, all may gather."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+
+def is_writer() -> bool:
+    """Whether this process writes what there is one of: the first process does."""
+    return jax.process_index() == 0
+
+
+def gather(tree: Any) -> Any:
+    """A tree of arrays as numpy arrays, whole, on every process.
+
+    An array that is spread over processes is put together. Arrays that each process has its own of
+    are joined along their first axis, in the order of the processes.
+    """
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def barrier(name: str) -> None:
+    """Returns when every process has come here; `name` is the same in all of them."""
+    multihost_utils.sync_global_devices(name)
+
+
+def replace(file: Path, content: bytes | Iterable[str]) -> None:
+    """Writes bytes, or lines of text without their ends: the file is there whole, or as it was."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.tmp")
+    if isinstance(content, bytes):
+        temporary.write_bytes(content)
+    else:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.writelines(f"{line}\n" for line in content)
+    os.replace(temporary, file)
