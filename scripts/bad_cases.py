@@ -32,8 +32,8 @@ from t5jax.config import RunConfig
 from t5jax.decoding.options import GenerationOptions
 from t5jax.formats.detect import FORMATS
 from t5jax.knobs import LARGEST, Range, declared
+from t5jax.model.parameters import init_params
 from t5jax.model.t5.config import T5Config
-from t5jax.model.t5.parameters import init_params
 from t5jax.vocabulary import ByteVocabulary, load_vocabulary, train_sentencepiece
 
 TINY = T5Config(

@@ -35,8 +35,8 @@ from peers import (
 
 import t5jax
 from t5jax.engine.generation import ROOMS
-from t5jax.model.t5.parameters import for_inference, init_params
-from t5jax.ops.quantized import Scheme, quantize
+from t5jax.model.parameters import for_serving, init_params, quantize
+from t5jax.ops.quantized import Scheme
 from t5jax.vocabulary import ByteVocabulary
 
 # Bytes a second, from the vendors' datasheets, by a part of JAX's device_kind.
@@ -85,7 +85,9 @@ def main() -> None:
         write_json(arguments.json, growth(plain, arguments))
         return
     small = t5jax.Text2Text(
-        config, jax.jit(lambda p: quantize(for_inference(p), Scheme("int8")))(params), vocabulary
+        config,
+        jax.jit(lambda p: quantize(config, for_serving(config, p), Scheme("int8")))(params),
+        vocabulary,
     )
     decoders = {f"t5jax {arguments.dtype}": ours(plain), "t5jax int8": ours(small)}
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import t5jax
 from t5jax.formats import huggingface
-from t5jax.formats.checkpoint import Checkpoint, Tensor, paths
+from t5jax.formats.checkpoint import Checkpoint, Tensor
+from t5jax.model.parameters import paths
 
 
 def main() -> None:

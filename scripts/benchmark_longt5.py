@@ -103,14 +103,15 @@ def serve(run: Callable[[], object]) -> None:
 def ours(config: t5jax.T5Config, ids: np.ndarray) -> Callable[[], object]:
     import jax
 
-    from t5jax.model.t5.network import T5
-    from t5jax.model.t5.parameters import for_inference, init_params
+    from t5jax.model.family import family_of
+    from t5jax.model.parameters import for_serving, init_params
 
-    params = jax.jit(lambda key: for_inference(init_params(config, key)))(jax.random.key(0))
+    params = jax.jit(lambda key: for_serving(config, init_params(config, key)))(jax.random.key(0))
     jax.block_until_ready(params)
-    model = T5(config, inference=True)
-    encode = jax.jit(lambda params, ids: model.apply({"params": params}, ids, method="encode"))
-    return lambda: encode(params, ids.astype(np.int32)).block_until_ready()
+    model = family_of(config).serving(config, np.dtype("float32"))
+    encode = jax.jit(model.encode)
+    segments = np.ones_like(ids, np.int32)
+    return lambda: encode(params, ids.astype(np.int32), segments).block_until_ready()
 
 
 def theirs(config: t5jax.T5Config, ids: np.ndarray) -> Callable[[], object]:

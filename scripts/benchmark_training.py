@@ -16,8 +16,8 @@ from peers import random_torch_t5
 import t5jax
 from t5jax.batch import Batch
 from t5jax.config import OptimizerConfig, TrainingConfig
+from t5jax.model.parameters import init_params, logical_axes, unstack, unstack_axes
 from t5jax.model.t5.network import T5
-from t5jax.model.t5.parameters import init_params, logical_axes, unstack, unstack_axes
 from t5jax.training.optimizers import make_optimizer
 from t5jax.training.schedules import make_schedule
 from t5jax.training.step import init_state, make_step

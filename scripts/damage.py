@@ -202,7 +202,7 @@ def cost(gigabytes: float, folder: Path) -> None:
         vocab_size=384, d_model=1024, d_kv=64, d_ff=4096, num_heads=16, num_layers=layers,
         num_decoder_layers=layers, feed_forward_proj="relu",
     )  # fmt: skip
-    from t5jax.model.t5.parameters import init_params
+    from t5jax.model.parameters import init_params
 
     params = jax.jit(lambda key: init_params(config, key))(jax.random.key(0))
     t5 = t5jax.Text2Text(config, params, ByteVocabulary())

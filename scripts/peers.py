@@ -56,7 +56,7 @@ def params_of(config: t5jax.T5Config, model):
     tensors, _ = from_weights(
         config, {k: Tensor(v.shape, v.dtype, lambda v=v: v) for k, v in weights.items()}
     )
-    return assemble(config, tensors, np.float32, None, inference=False)
+    return assemble(config, tensors, np.float32, None, serving=False)
 
 
 Decode = Callable[[np.ndarray, int, int], np.ndarray]
@@ -168,7 +168,7 @@ def t5x_decoder(config: t5jax.T5Config, params, dtype: str) -> Decode:
 
     fields = t5x.network_fields(config) | {"dtype": jnp.dtype(dtype)}
     model = network.Transformer(network.T5Config(**fields))
-    tensors = tensors_of(params)
+    tensors = tensors_of(config, params)
     weights = {
         theirs: t5x.joined_heads(theirs, tensors[ours].read(), stacked=False)
         for theirs, ours, _ in t5x.rows(config, stacked=False)

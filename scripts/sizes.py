@@ -11,8 +11,8 @@ import functools
 import jax
 
 import t5jax
-from t5jax.model.t5.parameters import abstract_params, count_parameters
-from t5jax.ops.quantized import Scheme, quantize
+from t5jax.model.parameters import abstract_params, count_parameters, quantize
+from t5jax.ops.quantized import Scheme
 
 
 def main() -> None:
@@ -23,10 +23,12 @@ def main() -> None:
     columns = ("parameters", "float32", "bfloat16", "int8", "int4")
     print(f"{'':24}{columns[0]:>16}" + "".join(f"{name:>12}" for name in columns[1:]) + "   GB")
     for name in parser.parse_args().variants:
-        tree = abstract_params(t5jax.VARIANTS[name], inference=True)
+        config = t5jax.VARIANTS[name]
+        tree = abstract_params(config, serving=True)
         # Tables that are only looked up, norms and scales stay in float32.
+        make = functools.partial(quantize, config)
         small = [
-            gigabytes(jax.eval_shape(functools.partial(quantize, scheme=Scheme(kind)), tree))
+            gigabytes(jax.eval_shape(functools.partial(make, scheme=Scheme(kind)), tree))
             for kind in ("int8", "int4")
         ]
         sizes = (gigabytes(tree), gigabytes(tree) / 2, *small)

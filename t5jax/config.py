@@ -7,10 +7,10 @@ overrides is in `t5jax.config_files`.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from t5jax.knobs import Names, check_knobs, knob
-from t5jax.model.t5.config import T5Config
+from t5jax.model.family import default_family, family_of
 
 
 class Section:
@@ -172,7 +172,11 @@ class EvalConfig(Section):
 class RunConfig(Section):
     """A training run: `t5jax train CONFIG.yaml`."""
 
-    model: T5Config = knob(T5Config(), "`variant: NAME` and fields that differ from it")
+    # A configuration of any family: `config_files.build_config` makes it.
+    model: Any = knob(
+        default_family().config(),
+        "`variant: NAME`, or `family: NAME` (t5), and fields that differ from it",
+    )
     init: str | None = knob(
         None,
         "checkpoint of any format, or hub id, to start from: its weights, and its architecture and "
@@ -189,3 +193,7 @@ class RunConfig(Section):
     mesh: MeshConfig = knob(MeshConfig(), "device mesh")
     eval: EvalConfig = knob(EvalConfig(), "evaluation")
     run_dir: str = knob("", "folder of the run: config, checkpoints, metrics, evaluations")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        family_of(self.model)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from t5jax.config import RunConfig
 from t5jax.knobs import check_value, declared, nearest, short
-from t5jax.model.t5.config import VARIANTS, T5Config
+from t5jax.model.family import default_family, family_of, named, variants
 from t5jax.text_files import read_text
 from t5jax.yaml_files import parse_yaml, write_yaml
 
@@ -53,7 +53,7 @@ def stored_config(file: Path) -> RunConfig:
 def build_config(
     tree: Mapping[str, Any],
     vocabulary: Vocabulary | None = None,
-    initial: T5Config | None = None,
+    initial: Any = None,
     assumed: Iterable[str] = (),
 ) -> RunConfig:
     """The typed, frozen configuration.
@@ -71,22 +71,38 @@ def build_config(
         raise ValueError(f"a configuration must hold sections such as `data`, not {_kind(tree)}")
     tree = dict(tree)
     model = dict(_section(tree.pop("model", None), "model"))
-    variant = model.pop("variant", None)
-    if variant is not None and not (isinstance(variant, str) and variant in VARIANTS):
-        raise ValueError(f"model.variant={short(variant)} is unknown; {nearest(variant, VARIANTS)}")
-    base = VARIANTS[variant] if variant else initial or T5Config()
+    base = _base(model.pop("variant", None), model.pop("family", None), initial)
     if initial is not None:
         base = base.replace(vocab_size=initial.vocab_size)
     elif vocabulary is not None:
         model.setdefault("vocab_size", -(-vocabulary.vocab_size // 128) * 128)
     config = _build(RunConfig, tree, "")
-    config = dataclasses.replace(config, model=_build(T5Config, model, "model", base))
+    config = dataclasses.replace(config, model=_build(type(base), model, "model", base))
     for name, theirs, ours in () if initial is None else differences(initial, config.model):
         if name not in ("dropout", *assumed):
             raise ValueError(
                 f"model.{name}={ours}, but the checkpoint {config.init} has {theirs}; leave it out"
             )
     return config
+
+
+def _base(variant: Any, family: Any, initial: Any) -> Any:
+    """The configuration of a model that a variant, a family or a checkpoint begins with."""
+    known, base = variants(), initial
+    if variant is not None:
+        if not (isinstance(variant, str) and variant in known):
+            raise ValueError(
+                f"model.variant={short(variant)} is unknown; {nearest(variant, known)}"
+            )
+        base = known[variant]
+    if base is None:
+        return (default_family() if family is None else named(family)).config()
+    if family is not None and named(family) is not family_of(base):
+        what = f"model.variant={variant}" if variant else "the checkpoint of init"
+        raise ValueError(
+            f"model.family={family}, but {what} is of {family_of(base).name}; leave one of them out"
+        )
+    return base
 
 
 def _section(tree: Any, where: str) -> Mapping[str, Any]:
@@ -130,7 +146,10 @@ def to_yaml(config: RunConfig) -> str:
             return {k: plain(v) for k, v in value.items()}
         return [plain(v) for v in value] if isinstance(value, tuple | list) else value
 
-    return write_yaml(plain(dataclasses.asdict(config)))
+    tree, family = plain(dataclasses.asdict(config)), family_of(config.model)
+    if family is not default_family():
+        tree["model"] = {"family": family.name, **tree["model"]}
+    return write_yaml(tree)
 
 
 def knobs(cls: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, str, str]]:
@@ -138,12 +157,11 @@ def knobs(cls: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, str, s
     defaults = cls()
     for field in dataclasses.fields(cls):
         name, meaning = f"{prefix}{field.name}", field.metadata["help"]
-        kind, within = declared(cls)[field.name]
-        if dataclasses.is_dataclass(kind):
+        within, value = declared(cls)[field.name][1], getattr(defaults, field.name)
+        if dataclasses.is_dataclass(value):
             yield name, "", meaning
-            yield from knobs(cast(type, kind), f"{name}.")
+            yield from knobs(type(value), f"{name}.")
         else:
-            value = getattr(defaults, field.name)
             shown = "" if value in ("", (), None) else str(value)
             yield name, shown, f"{meaning} ({within})" if within else meaning
 

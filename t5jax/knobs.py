@@ -237,6 +237,8 @@ _KINDS = {
 def kind_of(declared: Any) -> Kind:
     """The kind of a type: its own, where it is Annotated with one. `X | None` has that of `X`."""
     plain = _plain(declared)
+    if plain is Any:  # checked elsewhere
+        return Kind(lambda value: value, "anything")
     args, origin = typing.get_args(plain), typing.get_origin(plain)
     if origin is Annotated:
         return next(each for each in args if isinstance(each, Kind))

@@ -13,7 +13,9 @@ from pathlib import Path
 import jax
 
 from t5jax.config import RunConfig
-from t5jax.model.t5.config import T5Config
+from t5jax.model.contract import ModelConfig
+from t5jax.model.family import family_of
+from t5jax.model.parameters import abstract_params, count_parameters
 
 # Calls that need less than this are not looked at: reading what is free takes 0.1 ms.
 SMALL = 2**28
@@ -24,26 +26,8 @@ GROUP, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _BYTES = {"float32": 4, "bfloat16": 2}
 
 
-def parameter_count(config: T5Config) -> int:
-    """Parameters of a model, as `count_parameters` of its tree."""
-    c, attention = config, 4 * config.d_model * config.num_heads * config.d_kv
-    mlp = (3 if c.gated else 2) * c.d_model * c.d_ff
-    table = c.num_heads * c.relative_attention_num_buckets
-    each = c.relative_bias == "per_layer"
-    encoder = c.num_layers * (attention + mlp + 2 * c.d_model) + c.d_model
-    encoder += table * (c.num_layers if each else 1)
-    if c.global_tokens:  # the norm of each layer's global tokens, and their own table
-        encoder += c.num_layers * c.d_model + table
-    decoder = 0
-    if not c.encoder_only:
-        decoder = c.num_decoder_layers * (2 * attention + mlp + 3 * c.d_model) + c.d_model
-        decoder += table * (c.num_decoder_layers if each else 1)
-    heads = 1 if c.tie_word_embeddings or c.encoder_only else 2
-    return heads * c.vocab_size * c.d_model + encoder + decoder
-
-
 def decoding_bytes(
-    config: T5Config, *, rows: int, hypotheses: int, length: int, inputs: int, size: int
+    config: ModelConfig, *, rows: int, hypotheses: int, length: int, inputs: int, size: int
 ) -> dict[str, int]:
     """What decoding holds at once, beside the parameters.
 
@@ -55,7 +39,7 @@ def decoding_bytes(
       inputs: tokens of an input.
       size: bytes of a number in the cache.
     """
-    token = 2 * config.num_decoder_layers * config.num_heads * config.d_kv * size
+    token = family_of(config).sizes(config).cached * size
     long = hypotheses * length
     first = rows * hypotheses * min(length, FIRST_ROOM)
     return {
@@ -68,14 +52,15 @@ def decoding_bytes(
 def training_bytes(config: RunConfig) -> dict[str, int]:
     """What a training step holds at once, over all devices."""
     model, training, data = config.model, config.training, config.data
-    parameters = 4 * parameter_count(model)
+    parameters = 4 * count_parameters(abstract_params(model))
     pieces = training.micro_batches
     inputs, targets = (
         data.batch * n // pieces for n in (data.lengths.inputs, data.lengths.targets)
     )
-    layers = model.num_layers * inputs + model.num_decoder_layers * targets
+    kept = family_of(model).sizes(model)
+    layers = kept.encoder * inputs + kept.decoder * targets
     # The inputs of all layers, which even remat keeps. Gradients come when these go.
-    activations = layers * model.d_model * _BYTES[training.dtype] + targets * model.vocab_size * 4
+    activations = layers * _BYTES[training.dtype] + targets * model.vocab_size * 4
     return {
         "parameters": parameters,
         "optimizer": 2 * parameters if config.optimizer.name == "adamw" else 0,
@@ -118,7 +103,7 @@ def check_training(config: RunConfig, devices: Sequence[jax.Device]) -> None:
     model, data = config.model, config.data
     check_fits(
         f"a step of data.batch={data.batch}, data.lengths={data.lengths.inputs} and "
-        f"{data.lengths.targets}, {parameter_count(model):,} parameters",
+        f"{data.lengths.targets}, {count_parameters(abstract_params(model)):,} parameters",
         training_bytes(config),
         devices,
         "use a smaller batch, shorter rows, more training.micro_batches, or a smaller model",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,11 +32,17 @@ from t5jax.formats import generation_defaults
 from t5jax.formats.checkpoint import Checkpoint, placements, tensors_of
 from t5jax.formats.detect import open_checkpoint, report_assumed, write_checkpoint
 from t5jax.knobs import Range, check_value, short
-from t5jax.model.t5.config import T5Config
-from t5jax.model.t5.network import T5
-from t5jax.model.t5.parameters import Params, abstract_params, for_inference, from_inference
-from t5jax.ops.quantized import Kind, Quantized, Scheme, dequantize, map_kernels, scheme_of
-from t5jax.ops.quantized import quantize as quantize_tree
+from t5jax.model.contract import ModelConfig, Params
+from t5jax.model.family import family_of
+from t5jax.model.parameters import (
+    abstract_params,
+    for_serving,
+    from_serving,
+    is_serving,
+    scheme_of,
+)
+from t5jax.model.parameters import quantize as quantize_tree
+from t5jax.ops.quantized import Kind, Quantized, Scheme, dequantize, map_kernels
 from t5jax.vocabulary import Vocabulary
 from t5jax.vocabulary.texts import pieces
 
@@ -50,8 +55,8 @@ class Text2Text:
 
     Args:
       config: the architecture.
-      params: the parameter tree with stacked layers, as `t5jax.model.t5.parameters.init_params`
-        makes it, or laid out by `for_inference`; leaves may lie on host or device.
+      params: the parameter tree with stacked layers, as `t5jax.model.parameters.init_params`
+        makes it, or the serving tree of `for_serving`; leaves may lie on host or device.
       vocabulary: turns text to ids and back. Without one (None) all that works on ids works.
       dtype: "float32" or "bfloat16", or such a dtype: what parameters are stored in and computed
         with. Norms, softmax and logits are float32.
@@ -70,7 +75,7 @@ class Text2Text:
 
     def __init__(
         self,
-        config: T5Config,
+        config: ModelConfig,
         params: Params,
         vocabulary: Vocabulary | None,
         *,
@@ -91,11 +96,12 @@ class Text2Text:
         self.config = config
         self._vocabulary = vocabulary
         self.dtype = dtype
-        self.model = T5(config, dtype=self.dtype)
+        family = family_of(config)
+        self.model = family.training(config, self.dtype)
         self.generation = generation or GenerationOptions()
         self.max_input_length = max_input_length
         self.mesh = mesh
-        self._network = T5(config, dtype=self.dtype, inference=True)
+        self._network = family.serving(config, self.dtype)
         self._params = _place(config, params, self.dtype, mesh)
         self._decoder = Decoder(self._network, self._params, mesh)
         self._cut_reported = False
@@ -109,7 +115,7 @@ class Text2Text:
         """
         # Decoding wants another layout, and holding both would double the memory.
         # New dictionaries all through: whoever edits the tree does not edit this model.
-        return jax.tree.map(lambda x: x, from_inference(dequantize(self._params)))
+        return jax.tree.map(lambda x: x, from_serving(self.config, dequantize(self._params)))
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -124,7 +130,7 @@ class Text2Text:
     @property
     def quantization(self) -> Scheme | None:
         """How kernels are held: kind ("int8" or "int4") and whether the head is; None: in dtype."""
-        return scheme_of(self._params)
+        return scheme_of(self.config, self._params)
 
     @property
     def nbytes(self) -> int:
@@ -156,7 +162,7 @@ class Text2Text:
                 "that it was made from"
             )
         with sharding.use(self.mesh):
-            params = jax.jit(functools.partial(quantize_tree, scheme=scheme))(self._params)
+            params = jax.jit(lambda x: quantize_tree(self.config, x, scheme))(self._params)
         return self._with(params, self.dtype)
 
     def _with(self, params: Params, dtype: Any) -> Text2Text:
@@ -186,8 +192,10 @@ class Text2Text:
         if len(ids) != len(prefix):
             raise ValueError(f"{len(ids)} rows of input_ids, {len(prefix)} of decoder_input_ids")
         self._check_logits(*prefix.shape)
+        mask = ids != self.config.pad_token_id
         with sharding.use(self.mesh):
-            return programs.logits(self._network, self._params, ids, prefix)
+            hidden = programs.encode(self._network, self._params, ids, mask)
+            return programs.logits(self._network, self._params, hidden, mask, prefix)
 
     def score(self, inputs: str | Sequence[str], targets: str | Sequence[str]) -> np.ndarray:
         """float32[B]: log p(target | input) in nats, summed over the target's tokens and EOS."""
@@ -536,7 +544,7 @@ class Text2Text:
         default = dataclasses.asdict(GenerationOptions())
         checkpoint = Checkpoint(
             config=self.config,
-            tensors={} if quantized else tensors_of(self._params),
+            tensors={} if quantized else tensors_of(self.config, self._params),
             vocabulary=self._vocabulary,
             # What is as everywhere need not be said, to other libraries least of all.
             generation={k: v for k, v in generation.items() if v != default[k]},
@@ -641,7 +649,7 @@ def load(
         decoded, and a little less exact; "int4" in an eighth, slower and less exact than "int8".
         Default: as the checkpoint is. A quantized checkpoint cannot be quantized otherwise.
       quantize_head: whether the output head is among them, the embedding where that is the head.
-      changes: fields of `T5Config` that are to be otherwise than the checkpoint says.
+      changes: fields of the configuration that are to be otherwise than the checkpoint says.
 
     Raises:
       FileNotFoundError: nothing is there. ValueError: what is there is damaged, incomplete, or of
@@ -657,7 +665,7 @@ def load(
     keep_compiled_programs()
     return Text2Text(
         checkpoint.config,
-        checkpoint.params(dtype, mesh, inference=True, quantize=scheme),
+        checkpoint.params(dtype, mesh, serving=True, quantize=scheme),
         checkpoint.vocabulary,
         dtype=dtype,
         mesh=mesh,
@@ -728,10 +736,10 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def check_params(config: T5Config, params: Params) -> None:
+def check_params(config: ModelConfig, params: Params) -> None:
     """Raises ValueError, naming the first parameter that is missing, unknown or misshapen."""
-    inference = "layers" not in params.get("encoder", {"layers": None})
-    expected = dict(jax.tree.leaves_with_path(abstract_params(config, inference=inference)))
+    tree = abstract_params(config, serving=is_serving(params))
+    expected = dict(jax.tree.leaves_with_path(tree))
     given = dict(jax.tree.leaves_with_path(params, is_leaf=lambda x: isinstance(x, Quantized)))
     for path in expected.keys() | given.keys():
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -746,12 +754,12 @@ def check_params(config: T5Config, params: Params) -> None:
             )
 
 
-def _place(config: T5Config, params: Params, dtype: Any, mesh: Mesh | None) -> Params:
+def _place(config: ModelConfig, params: Params, dtype: Any, mesh: Mesh | None) -> Params:
     """Cast, laid out for inference, on the device or spread over the mesh."""
-    if "layers" in params["encoder"]:
+    if not is_serving(params):
 
         def convert(params: Params) -> Params:
-            return for_inference(jax.tree.map(lambda x: x.astype(dtype), params))
+            return for_serving(config, jax.tree.map(lambda x: x.astype(dtype), params))
 
         # Put where they belong first: all of them need not fit into one device.
         params = jax.jit(convert)(jax.device_put(params, placements(config, mesh)))
@@ -761,7 +769,7 @@ def _place(config: T5Config, params: Params, dtype: Any, mesh: Mesh | None) -> P
             return jax.device_put(x, x.places(where))
         return jax.device_put(x.astype(dtype), where)
 
-    return map_kernels(put, params, placements(config, mesh, inference=True))
+    return map_kernels(put, params, placements(config, mesh, serving=True))
 
 
 def _by_length(used: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:

@@ -9,23 +9,14 @@ import pytest
 
 from t5jax import sizes
 from t5jax.config_files import build_config
-from t5jax.model.cache import KVCache
-from t5jax.model.t5.config import VARIANTS
-from t5jax.model.t5.parameters import abstract_params, count_parameters
+from t5jax.model.family import family_of
 from tests.support.models import TINY, shared_text2text
 
 CPU = jax.devices()[:1]
 
 
-@pytest.mark.parametrize("name", ["t5_small", "t5_1_1_base", "umt5_small", "longt5_tglobal_base"])
-@pytest.mark.parametrize("depth", [0, 3])
-def test_the_formula_counts_the_parameters_of_the_tree(name, depth):
-    config = VARIANTS[name].replace(num_decoder_layers=depth)
-    assert sizes.parameter_count(config) == count_parameters(abstract_params(config))
-
-
 def test_the_cache_is_as_large_as_estimated():
-    cache = KVCache.init(TINY, 3, 128, dtype=jnp.bfloat16, stacked=False, beams=4)
+    cache = family_of(TINY).serving(TINY, jnp.dtype(jnp.bfloat16)).init_cache(3, 128, beams=4)
     parts = sizes.decoding_bytes(TINY, rows=3, hypotheses=4, length=128, inputs=0, size=2)
     assert parts["the cache"] == sum(x.nbytes for x in jax.tree.leaves(cache))
     # One row that becomes long, beside others that end.

@@ -60,7 +60,7 @@ class Convert(Source):
             checkpoint = dataclasses.replace(
                 source,
                 quantized=lambda dtype, mesh: source.params(
-                    dtype or np.float32, mesh, inference=True, quantize=scheme
+                    dtype or np.float32, mesh, serving=True, quantize=scheme
                 ),
             )
         console = Console(stderr=True)

@@ -31,9 +31,8 @@ from t5jax.decoding.options import GenerationOptions
 from t5jax.decoding.stopping import StopStrings
 from t5jax.engine import programs
 from t5jax.knobs import short
-from t5jax.model.t5.config import T5Config
-from t5jax.model.t5.network import T5
-from t5jax.model.t5.parameters import Params
+from t5jax.model.contract import ModelConfig, Network, Params
+from t5jax.model.family import family_of
 from t5jax.ops.shortlist import BLOCK, BLOCKS, Shortlist, make_shortlist
 from t5jax.vocabulary import Vocabulary
 from t5jax.vocabulary.texts import token_texts
@@ -192,7 +191,7 @@ class Request:
     def make(
         cls,
         options: GenerationOptions,
-        config: T5Config,
+        config: ModelConfig,
         vocabulary: Vocabulary | None,
         *,
         logits_processor: LogitsProcessor | None = None,
@@ -326,7 +325,7 @@ def _answer(
 class Decoder:
     """A network for inference with its parameters: decodes batches, in programs of few shapes."""
 
-    network: T5
+    network: Network
     params: Params
     mesh: Mesh | None
 
@@ -407,12 +406,10 @@ class Decoder:
 
         On an accelerator the head is a small part of what a step costs.
         """
-        kernel = self.params["token_embedder"]["embedding"]
-        if "head" in self.params:
-            kernel = self.params["head"]["kernel"]
         if self.mesh is not None or jax.default_backend() != "cpu":
             return None
-        if getattr(kernel, "dtype", None) != jnp.float32:  # another type, or quantized
+        kernel: Any = self.network.ranking_head(self.params)
+        if getattr(kernel, "dtype", None) != jnp.float32:  # none, another type, or quantized
             return None
         large = kernel.size >= SHORTLIST_SIZE and kernel.shape[0] > BLOCK * (BLOCKS + 1)
         return make_shortlist(kernel) if large else None
@@ -454,7 +451,7 @@ class Decoder:
         cells = self.rows(rows) * bucket(width, LENGTH_BUCKETS) * self.network.dtype.itemsize
         sizes.check_fits(
             f"encoding {rows} input(s) of {width} tokens",
-            {"activations": cells * (2 * config.d_model + config.d_ff)},
+            {"activations": cells * family_of(config).sizes(config).widest},
             self.devices,
             "encode fewer at a time, or shorter ones",
         )
@@ -462,7 +459,7 @@ class Decoder:
         padded = np.full((self.rows(rows), bucket(width, LENGTH_BUCKETS)), pad, np.int32)
         padded[:rows, :width] = ids
         with sharding.use(self.mesh):
-            hidden = programs.encode(self.network, self.params, padded)
+            hidden = programs.encode(self.network, self.params, padded, padded != pad)
         if rows < len(padded):  # cutting is a small program of its own
             hidden, padded = hidden[:rows], padded[:rows]
         return Encoded(hidden, jax.device_put(padded != pad), padded, pad)

@@ -15,51 +15,49 @@ import jax.numpy as jnp
 
 from t5jax.decoding import assisted, beam, loop
 from t5jax.decoding.controls import Controls, Ids
-from t5jax.model.cache import KVCache
-from t5jax.model.t5.network import T5
-from t5jax.model.t5.parameters import Params
-
-
-def _apply(model: T5, params: Params, *args: Any, method: str = "__call__") -> Any:
-    return model.apply({"params": params}, *args, method=method)
+from t5jax.model.contract import Network, Params
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def encode(model: T5, params: Params, ids: jax.Array) -> jax.Array:
-    """int32[B, S] -> hidden states [B, S, D]."""
-    return _apply(model, params, ids, method="encode")
+def encode(model: Network, params: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    """int32[B, S], bool[B, S], True at tokens -> hidden states [B, S, D]."""
+    return model.encode(params, ids, mask.astype(jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def logits(model: T5, params: Params, ids: jax.Array, prefix: jax.Array) -> jax.Array:
-    """Teacher-forced: int32[B, S], int32[B, T] with the start id -> float32[B, T, V]."""
-    return _apply(model, params, ids, prefix)
+def logits(
+    model: Network, params: Params, hidden: jax.Array, mask: jax.Array, prefix: jax.Array
+) -> jax.Array:
+    """Teacher-forced: an encoded input, int32[B, T] with the start id -> float32[B, T, V]."""
+    return model.decode(params, hidden, mask.astype(jnp.int32), prefix)
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def token_scores(model: T5, params: Params, hidden: Any, mask: Any, targets: Any) -> jax.Array:
+def token_scores(model: Network, params: Params, hidden: Any, mask: Any, targets: Any) -> jax.Array:
     """float32[B, T]: log p of each id of targets int32[B, T] after those before it.
 
     `hidden` [B, S, D] and `mask` bool[B, S] are the encoder's.
     """
     prefix = shift_right(targets, model.config.decoder_start_token_id)
-    logits = _apply(model, params, hidden, mask.astype(jnp.int32), prefix, method="decode")
+    logits = model.decode(params, hidden, mask.astype(jnp.int32), prefix)
     log_p = jnp.take_along_axis(logits, targets[:, :, None], axis=-1)[:, :, 0]
     return log_p - jax.nn.logsumexp(logits, axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def score(model: T5, params: Params, hidden: Any, mask: Any, targets: Any) -> jax.Array:
+def score(model: Network, params: Params, hidden: Any, mask: Any, targets: Any) -> jax.Array:
     """float32[B]: the sum of `token_scores`, padding left out."""
     log_p = token_scores(model, params, hidden, mask, targets)
     return jnp.sum(jnp.where(targets != model.config.pad_token_id, log_p, 0.0), axis=1)
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def cross_attention(model: T5, params: Params, hidden: Any, mask: Any, targets: Any) -> jax.Array:
+def cross_attention(
+    model: Network, params: Params, hidden: Any, mask: Any, targets: Any
+) -> jax.Array:
     """float32[B, L, N, T, S]: where each layer and head looked when each id was decided."""
     prefix = shift_right(targets, model.config.decoder_start_token_id)
-    return _apply(model, params, hidden, mask.astype(jnp.int32), prefix, method="cross_attention")
+    return model.trace_decoder(params, hidden, mask.astype(jnp.int32), prefix).cross_attention
 
 
 def shift_right(targets: jax.Array, start: int) -> jax.Array:
@@ -80,7 +78,7 @@ class Begun:
 
 @functools.partial(jax.jit, static_argnames=("model", "room", "last", "ids", "block"))
 def decode(
-    model: T5,
+    model: Network,
     params: Params,
     hidden: jax.Array,
     mask: jax.Array,
@@ -101,8 +99,8 @@ def decode(
     after it. See `t5jax.decoding.loop`.
     """
     if begun is None:
-        cross_kv = _apply(model, params, hidden, method="cross_kv")
-        state = loop.begin(_cache(model, hidden, len(done), room), done, controls, ids, room)
+        cross_kv = model.cross_kv(params, hidden)
+        state = loop.begin(model.init_cache(len(done), room), done, controls, ids, room)
     else:
         cross_kv, state = begun.cross_kv, begun.state.extend(room)
     step = _step(model, params, cross_kv, mask, controls)
@@ -112,7 +110,7 @@ def decode(
 
 @functools.partial(jax.jit, static_argnames=("model", "room", "last", "ids", "block", "results"))
 def beam_search(
-    model: T5,
+    model: Network,
     params: Params,
     hidden: jax.Array,
     mask: jax.Array,
@@ -131,8 +129,8 @@ def beam_search(
 ) -> tuple[loop.Decoded, Begun | None]:
     """Like `decode`, beam search for B inputs; see `t5jax.decoding.beam`."""
     if begun is None:
-        cross_kv = _apply(model, params, hidden, method="cross_kv")
-        cache = _cache(model, hidden, len(done), room, search.beams)
+        cross_kv = model.cross_kv(params, hidden)
+        cache = model.init_cache(len(done), room, search.beams)
         state = beam.begin(cache, done, controls, search, ids, room)
     else:
         cross_kv, state = begun.cross_kv, begun.state.extend(room)
@@ -144,14 +142,14 @@ def beam_search(
 
 @functools.partial(jax.jit, static_argnames=("model", "assistant", "length", "ids", "guesses"))
 def decode_assisted(
-    model: T5,
+    model: Network,
     params: Params,
     hidden: jax.Array,
     mask: jax.Array,
     row_keys: jax.Array,
     done: jax.Array,
     controls: Controls,
-    assistant: T5,
+    assistant: Network,
     assistant_params: Params,
     assistant_hidden: jax.Array,
     *,
@@ -160,18 +158,19 @@ def decode_assisted(
     guesses: int,
 ) -> tuple[loop.Decoded, jax.Array, jax.Array]:
     """`decode` with guesses of another model; see `t5jax.decoding.assisted.decode`."""
-    cross_kv = _apply(model, params, hidden, method="cross_kv")
-    theirs = _apply(assistant, assistant_params, assistant_hidden, method="cross_kv")
+    cross_kv = model.cross_kv(params, hidden)
+    theirs = assistant.cross_kv(assistant_params, assistant_hidden)
 
-    def verify(tokens: jax.Array, cache: KVCache, index: jax.Array) -> Any:
+    def verify(tokens: jax.Array, cache: Any, index: jax.Array) -> Any:
         args = (tokens, cross_kv, mask, cache, index)
-        return _apply(model, params, *args, method="decode_steps")
+        x, cache = model.decode_hidden_several(params, *args)
+        return model.logits(params, x), cache
 
     return assisted.decode(
         verify,
-        _cache(model, hidden, len(done), length + guesses),
+        model.init_cache(len(done), length + guesses),
         _step(assistant, assistant_params, theirs, mask, controls),
-        _cache(assistant, assistant_hidden, len(done), length + guesses),
+        assistant.init_cache(len(done), length + guesses),
         row_keys,
         done,
         controls=controls,
@@ -183,7 +182,7 @@ def decode_assisted(
 
 @functools.partial(jax.jit, static_argnames=("model", "length", "ids"))
 def begin(
-    model: T5,
+    model: Network,
     params: Params,
     hidden: jax.Array,
     done: jax.Array,
@@ -193,8 +192,8 @@ def begin(
     ids: Ids,
 ) -> tuple[Any, loop.State]:
     """The cross-attention's keys and values, and the state before the first step."""
-    cross_kv = _apply(model, params, hidden, method="cross_kv")
-    cache = _cache(model, hidden, len(done), length)
+    cross_kv = model.cross_kv(params, hidden)
+    cache = model.init_cache(len(done), length)
     return cross_kv, loop.begin(cache, done, controls, ids, length)
 
 
@@ -206,7 +205,7 @@ def extend(state: loop.State, length: int) -> loop.State:
 
 @functools.partial(jax.jit, static_argnames=("model", "ids", "steps"), donate_argnames="state")
 def advance(
-    model: T5,
+    model: Network,
     params: Params,
     cross_kv: Any,
     mask: jax.Array,
@@ -228,22 +227,11 @@ def advance(
     return jax.lax.scan(one, state, length=steps)[0]
 
 
-def _step(model: T5, params: Params, cross_kv: Any, mask: jax.Array, controls: Controls) -> Any:
-    method = "decode_step" if controls.shortlist is None else "decode_step_hidden"
-
-    def step(tokens: jax.Array, cache: KVCache, index: jax.Array, *ancestry: jax.Array) -> Any:
-        args = (tokens, cross_kv, mask, cache, index, *ancestry)
-        return _apply(model, params, *args, method=method)
+def _step(
+    model: Network, params: Params, cross_kv: Any, mask: jax.Array, controls: Controls
+) -> Any:
+    def step(tokens: jax.Array, cache: Any, index: jax.Array, *ancestry: jax.Array) -> Any:
+        x, cache = model.decode_hidden(params, tokens, cross_kv, mask, cache, index, *ancestry)
+        return (model.logits(params, x) if controls.shortlist is None else x), cache
 
     return step
-
-
-def _cache(model: T5, hidden: jax.Array, rows: int, length: int, beams: int = 1) -> KVCache:
-    return KVCache.init(
-        model.config,
-        rows,
-        length,
-        dtype=hidden.dtype,
-        stacked=not model.inference,
-        beams=beams,
-    )

@@ -28,18 +28,20 @@ from jax.sharding import Mesh
 
 from t5jax import sharding
 from t5jax.formats.memory import empty, free_huge_pages
-from t5jax.model.t5.config import T5Config
-from t5jax.model.t5.parameters import (
-    Params,
+from t5jax.model import layout
+from t5jax.model.contract import ModelConfig, Params
+from t5jax.model.family import family_of
+from t5jax.model.parameters import (
     abstract_params,
-    for_inference,
-    fuse,
+    apart,
+    for_serving,
+    is_serving,
     logical_axes,
-    unfuse,
+    quantize_leaf,
     unstack,
 )
+from t5jax.model.parameters import quantize as quantize_tree
 from t5jax.ops.quantized import Quantized, Scheme, map_kernels
-from t5jax.ops.quantized import quantize as quantize_tree
 from t5jax.vocabulary import Vocabulary
 
 
@@ -68,12 +70,12 @@ class Checkpoint:
       unused: what the files hold and the model has no place for, allowed by the caller.
       missing: parameters that the files do not hold, allowed by the caller: they are zeros.
       stacked: the format's own way to the tree with stacked layers, `stacked(dtype, mesh)`.
-      quantized: the way to a tree for inference with quantized kernels, `quantized(dtype, mesh)`,
+      quantized: the way to a tree for serving with quantized kernels, `quantized(dtype, mesh)`,
         of a checkpoint that holds nothing else; it has no tensors then.
       scheme: how the kernels of such a checkpoint are quantized.
     """
 
-    config: T5Config
+    config: Any  # a ModelConfig
     tensors: Tensors
     vocabulary: Vocabulary | None = None
     generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -95,12 +97,12 @@ class Checkpoint:
         dtype: Any = np.float32,
         mesh: Mesh | None = None,
         *,
-        inference: bool = False,
+        serving: bool = False,
         quantize: Scheme | None = None,
     ) -> Params:
         """The parameters in `dtype` on `mesh` (default: the first device).
 
-        With stacked layers, as training has them; with `inference`, as `for_inference` lays
+        With stacked layers, as training has them; with `serving`, as `for_serving` lays
         them out; with `quantize`, that tree quantized so.
 
         Raises:
@@ -112,7 +114,7 @@ class Checkpoint:
                     f"this checkpoint is quantized already, as {self.scheme}; {quantize} can only "
                     "be made of the one that it was made from"
                 )
-            if not inference:
+            if not serving:
                 raise ValueError(
                     "this checkpoint is quantized: it can be loaded and saved as it is, and "
                     "neither trained nor converted; take the one that it was made from"
@@ -120,25 +122,30 @@ class Checkpoint:
             return self.quantized(dtype, mesh)
         if self.stacked is None:
             return assemble(
-                self.config, self.tensors, dtype, mesh, inference=inference, quantize=quantize
+                self.config, self.tensors, dtype, mesh, serving=serving, quantize=quantize
             )
         if quantize:
             # Of the kernels as they are stored: what is rounded twice is further off.
             stored = next(iter(self.tensors.values())).dtype
             params = self.stacked(stored, mesh)
-            params = jax.jit(lambda x: quantize_tree(for_inference(x), quantize))(params)
+            config, scheme = self.config, quantize
+            params = jax.jit(lambda x: quantize_tree(config, for_serving(config, x), scheme))(
+                params
+            )
             return map_kernels(lambda x: x.astype(dtype), params)
         params = self.stacked(dtype, mesh)
-        return jax.jit(for_inference)(params) if inference else params
+        if not serving:
+            return params
+        return jax.jit(functools.partial(for_serving, self.config))(params)
 
 
 def assemble(
-    config: T5Config,
+    config: ModelConfig,
     tensors: Tensors,
     dtype: Any,
     mesh: Mesh | None,
     *,
-    inference: bool,
+    serving: bool,
     quantize: Scheme | None = None,
 ) -> Params:
     """Reads tensors into one of the two trees, parameter by parameter.
@@ -146,25 +153,27 @@ def assemble(
     Raises:
       ValueError: a dimension does not divide over the mesh.
     """
-    places = flatten_dict(placements(config, mesh, inference=inference), sep="/")
-    if inference:
-        values = {path: place(x, places[path]) for path, x in _fused(tensors, dtype, quantize)}
+    places = flatten_dict(placements(config, mesh, serving=serving), sep="/")
+    if serving:
+        values = {
+            path: place(x, places[path]) for path, x in _fused(config, tensors, dtype, quantize)
+        }
     else:
         values = {path: _stacked(path, tensors, dtype, where) for path, where in places.items()}
     return unflatten_dict(values, sep="/")
 
 
-def placements(config: T5Config, mesh: Mesh | None, *, inference: bool = False) -> Params:
+def placements(config: ModelConfig, mesh: Mesh | None, *, serving: bool = False) -> Params:
     """The sharding of every parameter: on the first device without a mesh.
 
     Raises:
       ValueError: a dimension does not divide over the mesh.
     """
-    shapes = abstract_params(config, inference=inference)
+    shapes = abstract_params(config, serving=serving)
     if mesh is None:
         one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         return jax.tree.map(lambda _: one, shapes)
-    axes = logical_axes(config, inference=inference)
+    axes = logical_axes(config, serving=serving)
     sharding.check_divisible(shapes, axes, mesh)
     return sharding.shardings(axes, mesh)
 
@@ -203,36 +212,29 @@ def _stacked(path: str, tensors: Tensors, dtype: Any, where: jax.sharding.Shardi
     return jax.make_array_from_single_device_arrays(shape, where, arrays)
 
 
-def _fused(tensors: Tensors, dtype: Any, quantize: Scheme | None) -> Iterator[tuple[str, Any]]:
-    tied = "head/kernel" not in tensors
+def _fused(
+    config: ModelConfig, tensors: Tensors, dtype: Any, quantize: Scheme | None
+) -> Iterator[tuple[str, Any]]:
+    """The serving parameters by path, read and put together one after the other."""
     size = sum(math.prod(tensor.shape) for tensor in tensors.values()) * np.dtype(dtype).itemsize
     huge = size <= free_huge_pages()
-    modules: dict[str, list[str]] = {}
-    for path in tensors:
-        module, _, name = path.rpartition("/")
-        modules.setdefault(module, []).append(name)
 
-    def order(module: str) -> tuple[bool, str, int]:
-        # The large tables first: one thread reads each, beside others. A module's layers one after
-        # the other: formats with stacked layers read them at once.
-        layer = re.search(r"layers_(\d+)", module)
-        kind = re.sub(r"layers_\d+", "layers", module)
+    def order(item: tuple[str, layout.Leaf, list[str]]) -> tuple[bool, str, int]:
+        # The large tables first: one thread reads each, beside others. A parameter's layers one
+        # after the other: formats with stacked layers read them at once.
+        layer = re.search(r"layers_(\d+)", item[0])
+        kind = re.sub(r"layers_\d+", "layers", item[0])
         return layer is not None, kind, int(layer[1]) if layer else 0
 
-    def read(module: str) -> dict[str, Any]:
-        leaves = {name: tensors[f"{module}/{name}"].read() for name in modules[module]}
-        fused = fuse(module.rpartition("/")[2], leaves, _Lazily)
-        out = {}
-        for name, x in fused.items():
-            if quantize:
-                x = quantize.of(
-                    (*module.split("/"), name), _copied(x, np.float32), tied=tied, xp=np
-                )
-            out[f"{module}/{name}"] = x if isinstance(x, Quantized) else _copied(x, dtype, huge)
-        return out
+    def read(item: tuple[str, layout.Leaf, list[str]]) -> tuple[str, Any]:
+        path, row, parts = item
+        x = row.join([tensors[part].read() for part in parts], _Lazily)
+        if quantize:
+            x = quantize_leaf(row, path, _copied(x, np.float32), quantize, np)
+        return path, x if isinstance(x, Quantized) else _copied(x, dtype, huge)
 
-    for values in _ahead(read, sorted(modules, key=order)):
-        yield from values.items()
+    table = layout.rows(family_of(config).layout(config), tensors)
+    yield from _ahead(read, sorted(table, key=order))
 
 
 class _Stack(NamedTuple):
@@ -243,9 +245,10 @@ class _Stack(NamedTuple):
 
 
 class _Lazily:
-    """NumPy as `fuse` needs it, with nothing copied yet."""
+    """NumPy as `Leaf.join` needs it, with nothing copied yet."""
 
-    moveaxis = staticmethod(np.moveaxis)
+    transpose = staticmethod(np.transpose)
+    expand_dims = staticmethod(np.expand_dims)
     stack = staticmethod(_Stack)
 
 
@@ -279,9 +282,9 @@ def _ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any
             yield waiting.popleft().result()
 
 
-def tensors_of(params: Params) -> Tensors:
-    """The tensors of a tree in memory, of either layout."""
-    params = unstack(params) if "layers" in params["encoder"] else unfuse(params)
+def tensors_of(config: ModelConfig, params: Params) -> Tensors:
+    """The tensors of a tree in memory, for training or for serving."""
+    params = apart(config, params) if is_serving(params) else unstack(params)
     return {
         path: Tensor(x.shape, np.dtype(x.dtype), functools.partial(np.asarray, x))
         for path, x in flatten_dict(params, sep="/").items()
@@ -291,18 +294,6 @@ def tensors_of(params: Params) -> Tensors:
 def zeros(shape: tuple[int, ...]) -> Tensor:
     """A parameter that the files lack."""
     return Tensor(shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))
-
-
-@functools.lru_cache(maxsize=16)
-def paths(config: T5Config) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter by its path with layers apart."""
-    # By way of the tree that is made in no time. Views of one zero are arrays that take no memory.
-    nothing = jax.tree.map(
-        lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape),
-        abstract_params(config, inference=True),
-    )
-    tree = unfuse(nothing, np)
-    return {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
 
 
 def account(

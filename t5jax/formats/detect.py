@@ -16,7 +16,7 @@ from t5jax import run_folder
 from t5jax.formats import hub, huggingface, native, t5x
 from t5jax.formats.checkpoint import Checkpoint
 from t5jax.knobs import short
-from t5jax.model.t5.config import T5Config
+from t5jax.model.family import families
 from t5jax.paths import user_path
 from t5jax.vocabulary import Vocabulary, make_vocabulary
 
@@ -39,17 +39,18 @@ def open_checkpoint(
       vocabulary: in place of the checkpoint's: a `Vocabulary`, or what `make_vocabulary` reads.
       allow: regular expressions of names that the files may hold in vain, or lack; a parameter
         that is missing starts from zeros.
-      changes: fields of `T5Config` that are to be otherwise than the checkpoint says.
+      changes: fields of the configuration that are to be otherwise than the checkpoint says.
 
     Raises:
       FileNotFoundError: there is no such folder, nor such a model on the hub.
       ValueError: what is there is damaged, incomplete, or of no known format.
     """
-    known = {field.name for field in dataclasses.fields(T5Config)}
+    known = {field.name: 0 for each in families() for field in dataclasses.fields(each.config)}
     for name in changes:
         if name not in known:
+            classes = " or ".join(each.config.__name__ for each in families())
             raise ValueError(
-                f"{name!r} is no field of T5Config; fields: {', '.join(sorted(known))}"
+                f"{name!r} is no field of {classes}; fields: {', '.join(sorted(known))}"
             )
     allow = _patterns(allow)
     folder = user_path(path)

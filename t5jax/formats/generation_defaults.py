@@ -12,7 +12,7 @@ from typing import Any
 
 from t5jax.decoding.options import GenerationOptions
 from t5jax.knobs import short
-from t5jax.model.t5.config import T5Config
+from t5jax.model.contract import ModelConfig
 
 # What only we follow, below this name: transformers' `generate` stops at some of these, and takes
 # the others for options of another meaning.
@@ -40,7 +40,7 @@ NAMES = frozenset(
 )
 
 
-def read(fields: Mapping[str, Any], config: T5Config, limit: int | None) -> GenerationOptions:
+def read(fields: Mapping[str, Any], config: ModelConfig, limit: int | None) -> GenerationOptions:
     """The options that a checkpoint's fields ask for; what has no effect is said on stderr.
 
     Args:
@@ -94,7 +94,7 @@ def read(fields: Mapping[str, Any], config: T5Config, limit: int | None) -> Gene
     return found
 
 
-def write(fields: Mapping[str, Any], config: T5Config, limit: int | None) -> dict[str, Any]:
+def write(fields: Mapping[str, Any], config: ModelConfig, limit: int | None) -> dict[str, Any]:
     """The generation_config.json with which transformers generates what we would.
 
     It has every id that transformers looks for, for where there is such a file it does not look

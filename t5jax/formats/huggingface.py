@@ -21,7 +21,6 @@ from t5jax.formats.checkpoint import (
     Tensors,
     account,
     complete_folder,
-    paths,
     zeros,
 )
 from t5jax.formats.huggingface_config import (
@@ -35,6 +34,7 @@ from t5jax.formats.huggingface_config import (
     same,
 )
 from t5jax.formats.tensor_files import read_tensors, write_safetensors
+from t5jax.model.parameters import paths
 from t5jax.model.t5.config import T5Config
 from t5jax.vocabulary import Vocabulary, from_huggingface, write_huggingface
 

@@ -30,13 +30,13 @@ from t5jax.formats.checkpoint import (
     Tensor,
     Tensors,
     complete_folder,
-    paths,
     placements,
     tensors_of,
 )
-from t5jax.model.t5.config import T5Config
-from t5jax.model.t5.parameters import Params, abstract_params
-from t5jax.ops.quantized import Quantized, Scheme, map_kernels, quantize, scheme_of
+from t5jax.model.contract import ModelConfig, Params
+from t5jax.model.family import default_family, family_of, named
+from t5jax.model.parameters import abstract_params, paths, quantize
+from t5jax.ops.quantized import Quantized, Scheme, map_kernels
 from t5jax.run_folder import CHECKPOINTS, CHECKSUMS, MODEL, PARAMS, VOCABULARY, step_of, steps
 from t5jax.schema import Schema, read_json
 from t5jax.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
@@ -49,6 +49,7 @@ class ModelJson(Schema):
         kind: Literal["int8", "int4"]
         head: bool = True
 
+    family: str | None = None
     model: dict[str, Any]
     generation: dict[str, Any] | None = None
     max_input_length: Annotated[int, Field(ge=1)] | None = None
@@ -58,7 +59,7 @@ class ModelJson(Schema):
 class Model(NamedTuple):
     """What a folder says of its model, beside the parameters."""
 
-    config: T5Config
+    config: Any  # a ModelConfig
     vocabulary: Vocabulary | None
     generation: dict[str, Any]
     max_input_length: int | None
@@ -72,8 +73,11 @@ def detect(path: Path) -> bool:
 
 def write_model(folder: Path, model: Model, files: Mapping[str, bytes] | None = None) -> None:
     """Writes what `read_model` reads, and other text `files`, all with their checksums."""
+    family = family_of(model.config)
     content = json.dumps(
         {
+            # A file without it is of the default family, as all were at first.
+            **({} if family is default_family() else {"family": family.name}),
             "model": dataclasses.asdict(model.config),
             "generation": model.generation,
             "max_input_length": model.max_input_length,
@@ -110,12 +114,13 @@ def read_model(folder: Path) -> Model:
     verify_text(folder, MODEL, VOCABULARY)
     file = folder / MODEL
     content = read_json(file, ModelJson)
-    known = {field.name for field in dataclasses.fields(T5Config)}
+    family = default_family() if content.family is None else named(content.family)
+    known = {field.name for field in dataclasses.fields(family.config)}
     unknown = sorted(set(content.model) - known)
     if unknown:
         raise ValueError(f"{file}: unknown model field {unknown[0]!r}; a newer t5jax wrote it?")
     try:
-        config = T5Config(**content.model)
+        config = family.config(**content.model)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     quantized = content.quantized
@@ -185,7 +190,7 @@ def _stored(source: Path) -> Any:
         raise ValueError(f"{source} is damaged or incomplete: {first_line(error)}") from error
 
 
-def _restore(source: Path, config: T5Config, dtype: Any, mesh: Mesh | None) -> Params:
+def _restore(source: Path, config: ModelConfig, dtype: Any, mesh: Mesh | None) -> Params:
     """The parameters, cast and placed."""
     shapes = abstract_params(config)
     _verify(source, quickly=False)
@@ -202,13 +207,13 @@ def _restore(source: Path, config: T5Config, dtype: Any, mesh: Mesh | None) -> P
 
 
 def _restore_quantized(
-    source: Path, config: T5Config, scheme: Scheme, dtype: Any, mesh: Mesh | None
+    source: Path, config: ModelConfig, scheme: Scheme, dtype: Any, mesh: Mesh | None
 ) -> Params:
-    """The tree for inference with quantized kernels; what is not quantized is cast."""
+    """The serving tree with quantized kernels; what is not quantized is cast."""
     _verify(source, quickly=False)
-    abstract = abstract_params(config, inference=True)
-    shapes = jax.eval_shape(functools.partial(quantize, scheme=scheme), abstract)
-    places = placements(config, mesh, inference=True)
+    abstract = abstract_params(config, serving=True)
+    shapes = jax.eval_shape(lambda x: quantize(config, x, scheme), abstract)
+    places = placements(config, mesh, serving=True)
 
     def target(x: Any, where: Any) -> Any:
         if isinstance(x, Quantized):
@@ -250,7 +255,7 @@ def read(path: Path, **changes: Any) -> Checkpoint:
 
     Args:
       path: the folder.
-      changes: fields of `T5Config` that are to be otherwise than the folder says.
+      changes: fields of the configuration that are to be otherwise than the folder says.
 
     Raises:
       FileNotFoundError: there is no checkpoint yet.
@@ -276,7 +281,7 @@ def read(path: Path, **changes: Any) -> Checkpoint:
 
     @functools.cache
     def tensors() -> Tensors:
-        return tensors_of(_restore(source, config, dtype, None))
+        return tensors_of(config, _restore(source, config, dtype, None))
 
     def read_one(name: str) -> np.ndarray:
         return tensors()[name].read()
@@ -310,7 +315,7 @@ def write(path: Path, checkpoint: Checkpoint, *, dtype: Any = None) -> None:
             checkpoint.vocabulary,
             dict(checkpoint.generation),
             checkpoint.max_input_length,
-            scheme_of(params),
+            checkpoint.scheme,
         )
         write_model(folder, model)
         with _checkpointer() as checkpointer:

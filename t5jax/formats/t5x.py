@@ -32,10 +32,10 @@ from t5jax.formats.checkpoint import (
     Tensor,
     account,
     complete_folder,
-    paths,
     zeros,
 )
 from t5jax.knobs import short
+from t5jax.model.parameters import paths
 from t5jax.model.t5.config import T5Config
 from t5jax.schema import Schema, check
 from t5jax.text_files import read_text

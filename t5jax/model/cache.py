@@ -17,8 +17,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from t5jax.model.t5.config import T5Config
-
 
 @flax.struct.dataclass
 class KVCache:
@@ -30,10 +28,22 @@ class KVCache:
 
     @classmethod
     def init(
-        cls, config: T5Config, batch: int, length: int, *, dtype: Any, stacked: bool, beams: int = 1
+        cls,
+        batch: int,
+        length: int,
+        *,
+        layers: int,
+        heads: int,
+        width: int,
+        dtype: Any,
+        stacked: bool,
+        beams: int = 1,
     ) -> KVCache:
-        """An empty cache for `batch` rows of up to `length` tokens, or rows of `beams` beams."""
-        n, h, layers = config.num_heads, config.d_kv, config.num_decoder_layers
+        """An empty cache for `batch` rows of up to `length` tokens, or rows of `beams` beams.
+
+        `heads` and `width` are those of the keys; `stacked` has layers on a leading axis.
+        """
+        n, h = heads, width
         # A single row is kept as two of half the heads: over a dimension of 1 XLA CPU fuses the
         # writing with the reading, and copies every cache at every step.
         if batch == 1 and n % 2 == 0:

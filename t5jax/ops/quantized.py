@@ -1,9 +1,9 @@
 """Kernels in eight or four bits, for inference: a quarter or an eighth of float32's bytes.
 
-Of the tree for inference only (`t5jax.model.t5.parameters.for_inference`), whose kernels have their
-outputs first. A kernel is whole numbers of eight bits times a scale for each output; `Int4` writes
-those numbers as four bits times a factor that a group shares, so that both are multiplied alike.
-The factors of groups are whole numbers as in QServe (Lin et al. 2024, arXiv:2405.04532, section 4).
+Kernels have their output dimensions first (`t5jax.model.layout`). A kernel is integers of eight
+bits times a scale for each output. `Int4` stores each integer as four bits times a factor that a
+group of weights shares, so both kinds are multiplied alike. The factors are integers as in QServe
+(Lin et al. 2024, arXiv:2405.04532, section 4).
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ FEW_ROWS = 32
 # which it is worth filling them.
 COLUMNS = 8
 LARGE = 2**20
-# By module, how many dimensions of a kernel are contracted; those before them are outputs.
-_CONTRACTED = {"out": 2}
 
 Kind = Literal["int8", "int4"]
 
@@ -61,27 +59,6 @@ class Scheme:
         if self.kind not in get_args(Kind):
             known = " or ".join(map(repr, get_args(Kind)))
             raise ValueError(f"quantize={short(self.kind)} must be {known}, or None")
-
-    def of(self, path: tuple[str, ...], leaf: Any, *, tied: bool, xp: Any = jnp) -> Any:
-        """A parameter of a tree for inference as this scheme has it.
-
-        Kernels are quantized; norms and tables of relative biases stay as they are, and so does an
-        embedding that is not the head as well (`tied`): rows of it are looked up, which costs
-        nothing. `xp` is jnp, or np on the host.
-
-        Raises:
-          ValueError: a kernel cannot be quantized so.
-        """
-        modules = {"self_attention", "encoder_decoder_attention", "mlp"}
-        if self.head:
-            modules.add("token_embedder" if tied else "head")
-        if not modules & set(path) or path[-1] == "scale":
-            return leaf
-        make = Int8.of if self.kind == "int8" else Int4.of
-        try:
-            return make(leaf, _CONTRACTED.get(path[-1], 1), xp)
-        except ValueError as error:
-            raise ValueError(f"{'/'.join(path)}: {error}") from error
 
 
 @flax.struct.dataclass
@@ -315,24 +292,9 @@ def int8_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(y).reshape(outputs, rows).T
 
 
-def quantize(params: Mapping[str, Any], scheme: Scheme) -> dict[str, Any]:
-    """A tree for inference with `Quantized` kernels."""
-    return _map(lambda path, x: scheme.of(path, x, tied="head" not in params), params)
-
-
 def dequantize(params: Mapping[str, Any]) -> dict[str, Any]:
     """The tree with kernels in float32 again; what rounding took stays lost."""
     return map_kernels(lambda x: x.expand() if isinstance(x, Quantized) else x, params)
-
-
-def scheme_of(params: Mapping[str, Any]) -> Scheme | None:
-    """How a tree is quantized; None if it is not."""
-    kernels = jax.tree.leaves(params, is_leaf=_is_quantized)
-    found = next((x for x in kernels if isinstance(x, Quantized)), None)
-    if found is None:
-        return None
-    head = params["head"]["kernel"] if "head" in params else params["token_embedder"]["embedding"]
-    return Scheme("int8" if isinstance(found, Int8) else "int4", isinstance(head, Quantized))
 
 
 def map_kernels(function: Callable[..., Any], params: Any, *others: Any) -> Any:
@@ -366,16 +328,3 @@ def _unpack(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _parts(mesh: Any, axes: Any) -> int:
     names = (axes,) if isinstance(axes, str) else axes or ()
     return math.prod(mesh.shape[name] for name in names)
-
-
-def _map(
-    convert: Callable[[tuple[str, ...], Any], Any],
-    params: Mapping[str, Any],
-    path: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    return {
-        name: _map(convert, value, (*path, name))
-        if isinstance(value, Mapping)
-        else convert((*path, name), value)
-        for name, value in params.items()
-    }

@@ -15,13 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t5jax.formats.checkpoint import paths
 from t5jax.knobs import nearest
-from t5jax.model.t5.config import T5Config
-from t5jax.model.t5.parameters import Params, abstract_params, unstack
+from t5jax.model.contract import ModelConfig, Params
+from t5jax.model.parameters import abstract_params, paths, unstack
 
 
-def trained(patterns: Sequence[str], config: T5Config) -> Params:
+def trained(patterns: Sequence[str], config: ModelConfig) -> Params:
     """A tree with stacked layers that says what is trained: no path that a pattern matches.
 
     `unstack` gives that of layers apart.
@@ -53,7 +52,7 @@ def trained(patterns: Sequence[str], config: T5Config) -> Params:
     return unflatten_dict({path: leaf(path, x.shape) for path, x in shapes.items()}, sep="/")
 
 
-def with_moments(trained: Params, config: T5Config, *, stacked: bool) -> Params:
+def with_moments(trained: Params, config: ModelConfig, *, stacked: bool) -> Params:
     """Of `trained(…)` with stacked layers: the parameters that the optimizer keeps moments of.
 
     These are those of which any layer is trained, so that both layouts have the same ones.

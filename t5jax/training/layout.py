@@ -16,9 +16,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from t5jax import sharding
 from t5jax.config import RunConfig
-from t5jax.model.t5.config import T5Config
-from t5jax.model.t5.parameters import (
-    Params,
+from t5jax.model.contract import ModelConfig, Params
+from t5jax.model.parameters import (
     abstract_params,
     init_params,
     logical_axes,
@@ -46,7 +45,7 @@ class Layout:
       trained: what `freezing.trained` gives; None where nothing is frozen.
     """
 
-    model: T5Config
+    model: ModelConfig
     optimizer: optax.GradientTransformation
     shardings: TrainState
     abstract: TrainState

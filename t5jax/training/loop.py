@@ -28,10 +28,9 @@ from t5jax.evaluate import write_results
 from t5jax.formats import native
 from t5jax.formats.checkpoint import Checkpoint
 from t5jax.formats.detect import open_checkpoint, report_assumed
-from t5jax.model.t5.config import T5Config
-from t5jax.model.t5.flops import peak_flops, step_flops
-from t5jax.model.t5.network import T5
-from t5jax.model.t5.parameters import abstract_params, count_parameters, logical_axes, stack
+from t5jax.model.contract import ModelConfig
+from t5jax.model.family import family_of
+from t5jax.model.parameters import abstract_params, count_parameters, logical_axes, stack
 from t5jax.paths import user_path
 from t5jax.sizes import check_training
 from t5jax.tasks import registry, run_modules
@@ -41,6 +40,7 @@ from t5jax.training.evaluation import generation_options, make_evaluation
 from t5jax.training.layout import make_layout, stack_state, unstack_state
 from t5jax.training.losses import LossSums
 from t5jax.training.machine import accelerator
+from t5jax.training.peaks import peak_flops
 from t5jax.training.profile import Profile
 from t5jax.training.report import Report
 from t5jax.training.schedules import make_schedule
@@ -96,7 +96,7 @@ def resolve(tree: dict[str, Any]) -> tuple[RunConfig, Vocabulary]:
     run_dir = user_path(early.run_dir)
     begun = run_folder.steps(run_dir)
     own = run_dir / run_folder.VOCABULARY
-    initial: T5Config | None = None
+    initial: ModelConfig | None = None
     assumed: tuple[str, ...] = ()
     if begun:
         native.verify_text(run_dir)
@@ -203,7 +203,7 @@ class Run:
     ) -> None:
         self.config, self.vocabulary, self.mesh, self.run_dir = config, vocabulary, mesh, run_dir
         training = config.training
-        self.model = T5(
+        self.model = family_of(config.model).training(
             config.model,
             jnp.dtype(training.dtype),
             remat=training.remat,
@@ -418,7 +418,7 @@ class Run:
         losses, weight = total.losses, max(total.losses.weight, 1.0)
         steps = len(rows)
         data = self.config.data
-        flops = steps * step_flops(
+        flops = steps * family_of(self.config.model).step_flops(
             self.config.model, data.batch, data.lengths.inputs, data.lengths.targets
         )
         row = {

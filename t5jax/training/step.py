@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,7 @@ import optax
 
 from t5jax.batch import Batch
 from t5jax.config import TrainingConfig
-from t5jax.model.t5.network import T5
-from t5jax.model.t5.parameters import Params
+from t5jax.model.contract import Params
 from t5jax.training.freezing import select
 from t5jax.training.losses import LossSums, loss_sums
 
@@ -54,7 +54,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, seed: in
 
 
 def make_step(
-    model: T5,
+    model: nn.Module,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     config: TrainingConfig,

@@ -1,16 +1,22 @@
 """Decoding with an assistant: nothing but the number of passes changes."""
 
-import jax
 import numpy as np
 import pytest
 
 import t5jax
 from t5jax.bulk import generate_each
 from t5jax.cli import main
-from t5jax.model.t5.network import T5
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
-from tests.support.models import TINY, lively_params, random_ids, tiny_text2text
+from tests.support.models import (
+    TINY,
+    lively_params,
+    random_ids,
+    serve,
+    serving,
+    serving_params,
+    tiny_text2text,
+)
 
 SMALLER = TINY.replace(num_layers=1, num_decoder_layers=1, d_ff=24, dropout=0.0)
 OPTIONS = [
@@ -60,36 +66,22 @@ def test_an_assistant_that_is_the_model_is_always_right():
     assert wrong.guesses.right < wrong.guesses.made
 
 
-@pytest.mark.parametrize("inference", [True, False], ids=["for inference", "stacked"])
 @pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_several_steps_at_once_equal_teacher_forcing(inference, rows):
-    from t5jax.model.cache import KVCache
-    from t5jax.model.t5.parameters import for_inference
-
+def test_several_steps_at_once_equal_teacher_forcing(rows):
     config = TINY.replace(relative_bias="per_layer")
-    params = lively_params(config)
-    model = T5(config, inference=inference)
-    params = for_inference(params) if inference else params
-    inputs, tokens = random_ids(0, rows, 7), random_ids(1, rows, 8)
-
-    def apply(method, *args):
-        return model.apply({"params": params}, *args, method=method)
-
-    hidden = apply("encode", inputs)
-    expected = apply("decode", hidden, (inputs != 0).astype(int), tokens)
-    cache = KVCache.init(config, rows, 10, dtype=hidden.dtype, stacked=not inference)
-    cross_kv = apply("cross_kv", hidden)
+    params, inputs, tokens = serving_params(config), random_ids(0, rows, 7), random_ids(1, rows, 8)
+    segments = np.ones_like(inputs)
+    hidden = serve(config, "encode")(params, inputs, segments)
+    expected = serve(config, "decode")(params, hidden, segments, tokens)
+    cache = serving(config).init_cache(rows, 10)
+    cross_kv = serve(config, "cross_kv")(params, hidden)
+    several, logits = serve(config, "decode_hidden_several"), serve(config, "logits")
     # The second pass begins where the first is right no longer, and writes over it.
     for first, last in ((0, 5), (3, 8)):
-        logits, cache = apply(
-            "decode_steps",
-            tokens[:, first:last],
-            cross_kv,
-            inputs != 0,
-            cache,
-            jax.numpy.int32(first),
+        x, cache = several(
+            params, tokens[:, first:last], cross_kv, segments > 0, cache, np.int32(first)
         )
-        np.testing.assert_allclose(logits, expected[:, first:last], atol=1e-4)
+        np.testing.assert_allclose(logits(params, x), expected[:, first:last], atol=1e-4)
 
 
 def test_files_and_the_command_line_take_an_assistant(tmp_path, capsys):

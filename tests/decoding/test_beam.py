@@ -14,12 +14,19 @@ from t5jax.decoding.beam import Search
 from t5jax.decoding.controls import Controls, Ids
 from t5jax.decoding.samplers import Greedy
 from t5jax.engine import programs
-from t5jax.model.cache import KVCache
-from t5jax.model.t5.parameters import for_inference
 from t5jax.ops.selection import largest, likeliest
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
-from tests.support.models import TINY, apply, lively_params, random_ids, shared_text2text
+from tests.support.models import (
+    TINY,
+    apply,
+    lively_params,
+    random_ids,
+    serve,
+    serving,
+    serving_params,
+    shared_text2text,
+)
 
 
 @pytest.mark.parametrize(
@@ -274,34 +281,28 @@ def test_scores_are_penalised_log_probabilities():
 
 
 @pytest.mark.parametrize(
-    ("config", "inference", "batch"),
+    ("config", "batch"),
     [
-        pytest.param(TINY, True, 1, id="unrolled, one input"),
-        pytest.param(
-            TINY.replace(relative_bias="per_layer"),
-            False,
-            2,
-            id="scanned, a bias a layer",
-            marks=pytest.mark.slow,
-        ),
+        pytest.param(TINY, 1, id="one input"),
+        pytest.param(TINY.replace(relative_bias="per_layer"), 2, id="a bias a layer"),
     ],
 )
-def test_steps_along_an_ancestry_equal_teacher_forcing(config, inference, batch):
+def test_steps_along_an_ancestry_equal_teacher_forcing(config, batch):
     """Beams that go on from others at random see the past that is theirs, and no other."""
     beams, steps = 3, 6
     params = lively_params(config)
     hidden = apply(config, "encode")(params, random_ids(0, batch, 7))
     segments = jnp.ones((batch, 7), jnp.int32)
-    own = for_inference(params) if inference else params
-    cross_kv = apply(config, "cross_kv", inference)(own, hidden)
-    cache = KVCache.init(config, batch, 16, dtype=jnp.float32, stacked=not inference, beams=beams)
-    step = apply(config, "decode_step", inference)
+    own = serving_params(config)
+    cross_kv = serve(config, "cross_kv")(own, hidden)
+    cache = serving(config).init_cache(batch, 16, beams)
+    step, logits_of = serve(config, "decode_hidden"), serve(config, "logits")
     rng = np.random.default_rng(batch)
     ids = np.zeros((batch, beams, 1), np.int64)
     ancestry = np.full((batch, beams, 16), -1)
     for i in range(steps):
         ancestry[:, :, i] = np.arange(beams)
-        logits, cache = step(
+        x, cache = step(
             own, ids[:, :, i].reshape(-1), cross_kv, segments > 0, cache, jnp.int32(i), ancestry
         )
         if i < steps - 1:
@@ -316,7 +317,7 @@ def test_steps_along_an_ancestry_equal_teacher_forcing(config, inference, batch)
         jnp.repeat(segments, beams, axis=0),
         ids.reshape(batch * beams, -1),
     )
-    np.testing.assert_allclose(logits, forced[:, -1], atol=1e-4)
+    np.testing.assert_allclose(logits_of(own, x), forced[:, -1], atol=1e-4)
 
 
 @pytest.mark.parametrize("beams", [1, 4])

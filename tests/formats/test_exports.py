@@ -8,8 +8,9 @@ import pytest
 
 import t5jax
 from t5jax.decoding.options import GenerationOptions
-from t5jax.formats.checkpoint import Tensor, assemble, paths
+from t5jax.formats.checkpoint import Tensor, assemble
 from t5jax.formats.detect import open_checkpoint, write_checkpoint
+from t5jax.model.parameters import paths
 from t5jax.model.t5.config import VARIANTS, T5Config
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
@@ -67,7 +68,7 @@ def model_of(config: T5Config, **options) -> Text2Text:
         return Tensor(shape, x.dtype, lambda: x)
 
     tensors = {path: tensor(path, shape) for path, shape in paths(config).items()}
-    params = assemble(config, tensors, np.float32, None, inference=True)
+    params = assemble(config, tensors, np.float32, None, serving=True)
     return Text2Text(config, params, ByteVocabulary(100), **options)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from t5jax.formats import huggingface
-from t5jax.formats.checkpoint import Tensor, paths
+from t5jax.formats.checkpoint import Tensor
+from t5jax.model.parameters import paths
 from t5jax.model.t5.config import VARIANTS, T5Config
 from tests.support.devices import environment
 

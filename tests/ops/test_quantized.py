@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import t5jax
 from t5jax.cli import main
-from t5jax.model.t5.parameters import for_inference
+from t5jax.model.parameters import abstract_params, for_serving, quantize
 from t5jax.ops import quantized
 from t5jax.ops.quantized import (
     LARGE,
@@ -21,8 +21,6 @@ from t5jax.ops.quantized import (
     Scheme,
     int8_products,
     multiply,
-    quantize,
-    scheme_of,
 )
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
@@ -124,9 +122,9 @@ CONFIGS = {
 def test_logits_are_near_those_in_float32(name):
     config, params = CONFIGS[name], lively_params(CONFIGS[name])
     plain = Text2Text(config, params, ByteVocabulary())
-    tree = jax.jit(lambda p: quantize(for_inference(p), Scheme("int8")))(params)
+    tree = jax.jit(lambda p: quantize(config, for_serving(config, p), Scheme("int8")))(params)
     small = Text2Text(config, tree, ByteVocabulary())
-    assert scheme_of(small._params) == Scheme("int8")
+    assert small.quantization == Scheme("int8")
     assert ("token_embedder" in str(_quantized_paths(small))) == config.tie_word_embeddings
     inputs, prefix = random_ids(0, 4, 9), random_ids(1, 4, 6)
     expected = np.asarray(plain.logits(inputs, prefix))
@@ -154,7 +152,7 @@ def test_a_quantized_model_is_saved_and_loaded_bit_for_bit(kind, head, tmp_path,
     tiny_text2text().save(tmp_path / "float")
     tiny_text2text().save(tmp_path / "hf", format="hf")
     small = t5jax.load(tmp_path / "float", quantize=kind, quantize_head=head)
-    assert scheme_of(small._params) == Scheme(kind, head)
+    assert small.quantization == Scheme(kind, head)
     small.save(tmp_path / "small")
     main(["convert", str(tmp_path / "hf"), str(tmp_path / "converted"), "--format", "t5jax",
           "--quantize", kind, *([] if head else ["--float_head"])])  # fmt: skip
@@ -191,8 +189,8 @@ def test_a_quantized_model_is_saved_and_loaded_bit_for_bit(kind, head, tmp_path,
 def test_bytes_are_a_quarter_or_an_eighth(kind, share):
     for name in ("t5_base", "t5_1_1_xxl", "mt5_xl"):
         config = t5jax.VARIANTS[name]
-        tree = t5jax.model.t5.parameters.abstract_params(config, inference=True)
-        small = jax.eval_shape(functools.partial(quantize, scheme=Scheme(kind)), tree)
+        tree = abstract_params(config, serving=True)
+        small = jax.eval_shape(functools.partial(quantize, config, scheme=Scheme(kind)), tree)
         full, less = (
             sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(t)) for t in (tree, small)
         )

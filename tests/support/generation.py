@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5jax.model.t5.parameters import for_inference
+from t5jax.model.parameters import for_serving
 from t5jax.text2text import Generation, Text2Text
 from t5jax.vocabulary import ByteVocabulary
 from tests.support.models import TINY
@@ -23,7 +23,7 @@ EVEN = ragged_ids(np.random.default_rng(1), [9, 9, 9, 9], 384)
 
 
 # Compiled once, where each Text2Text would compile its own.
-laid_out = jax.jit(for_inference)
+laid_out = jax.jit(for_serving, static_argnums=0)
 
 
 @functools.cache
@@ -35,7 +35,7 @@ def pair(seed: int, config=CONFIG) -> tuple[Any, Text2Text]:
         weight = model.shared.weight if config.tie_word_embeddings else model.lm_head.weight
         weight[1] = weight[100:112].max(dim=0).values
     vocabulary = ByteVocabulary(config.vocab_size - 259)  # so that no logit is masked
-    return model, Text2Text(config, laid_out(params_of(config, model)), vocabulary)
+    return model, Text2Text(config, laid_out(config, params_of(config, model)), vocabulary)
 
 
 def theirs(model: Any, inputs: np.ndarray, **options: Any) -> Generation:

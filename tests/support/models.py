@@ -6,9 +6,11 @@ import zlib
 import jax
 import numpy as np
 
+from t5jax.model.contract import Network
+from t5jax.model.family import family_of
+from t5jax.model.parameters import for_serving, init_params
 from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.network import T5
-from t5jax.model.t5.parameters import init_params
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
 
@@ -41,9 +43,34 @@ def lively_params(config: T5Config, seed: int = 0):
 
 
 @functools.cache
-def apply(config: T5Config, method: str = "__call__", inference: bool = False, remat: str = "none"):
-    """`model.apply` of a method, jitted: params first."""
-    model = T5(config, inference=inference, remat=remat)
+def serving(config: T5Config) -> Network:
+    """The serving network in float32."""
+    return family_of(config).serving(config, np.dtype("float32"))
+
+
+@functools.cache
+def serve(config: T5Config, method: str):
+    """A method of the serving network, jitted: params first."""
+    return jax.jit(getattr(serving(config), method))
+
+
+@functools.cache
+def serving_params(config: T5Config, seed: int = 0):
+    """`lively_params` in the serving layout."""
+    return jax.jit(functools.partial(for_serving, config))(lively_params(config, seed))
+
+
+def teacher_forced(config: T5Config, inputs: np.ndarray, prefix: np.ndarray) -> jax.Array:
+    """Logits of the serving network with `serving_params`."""
+    params, segments = serving_params(config), (inputs != config.pad_token_id).astype(np.int32)
+    hidden = serve(config, "encode")(params, inputs, segments)
+    return serve(config, "decode")(params, hidden, segments, prefix)
+
+
+@functools.cache
+def apply(config: T5Config, method: str = "__call__", remat: str = "none"):
+    """`model.apply` of a method of the training network, jitted: params first."""
+    model = T5(config, remat=remat)
     return jax.jit(lambda params, *a, **k: model.apply({"params": params}, *a, method=method, **k))
 
 

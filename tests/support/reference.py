@@ -74,7 +74,7 @@ def params_of(config: T5Config, model: transformers.PreTrainedModel) -> dict:
     weights = {k: v.numpy() for k, v in model.state_dict().items()}
     weights = {k: Tensor(v.shape, v.dtype, lambda v=v: v) for k, v in weights.items()}
     tensors, _ = from_weights(config, weights)
-    return assemble(config, tensors, np.float32, None, inference=False)
+    return assemble(config, tensors, np.float32, None, serving=False)
 
 
 def ragged_ids(

@@ -12,9 +12,9 @@ from t5jax.batch import Batch
 from t5jax.cli import main
 from t5jax.config import OptimizerConfig, TrainingConfig
 from t5jax.formats.detect import open_checkpoint
+from t5jax.model.parameters import logical_axes
 from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.network import T5
-from t5jax.model.t5.parameters import logical_axes
 from t5jax.training.loop import open_init, resolve
 from t5jax.training.optimizers import make_optimizer
 from t5jax.training.schedules import make_schedule

@@ -8,9 +8,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from t5jax.config import OptimizerConfig, RunConfig, TrainingConfig
-from t5jax.formats.checkpoint import paths
+from t5jax.model.parameters import logical_axes, paths, unstack
 from t5jax.model.t5.network import T5
-from t5jax.model.t5.parameters import logical_axes, unstack
 from t5jax.training import freezing
 from t5jax.training.layout import stack_state, unstack_state
 from t5jax.training.losses import loss_sums

@@ -25,13 +25,14 @@ from t5jax import run_folder
 from t5jax.batch import Batch
 from t5jax.cli.entry import MISTAKES, main
 from t5jax.config import OptimizerConfig, TrainingConfig
-from t5jax.model.t5.flops import peak_flops, step_flops
+from t5jax.model.parameters import abstract_params, logical_axes, unstack
+from t5jax.model.t5.flops import step_flops
 from t5jax.model.t5.network import T5
-from t5jax.model.t5.parameters import abstract_params, logical_axes, unstack
 from t5jax.training import loop
 from t5jax.training.checkpoints import Checkpoints
 from t5jax.training.machine import accelerator
 from t5jax.training.optimizers import make_optimizer
+from t5jax.training.peaks import peak_flops
 from t5jax.training.schedules import make_schedule
 from t5jax.training.step import init_state, make_step
 from tests.support.devices import environment

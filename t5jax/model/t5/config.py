@@ -102,6 +102,19 @@ class T5Config:
         return self.num_decoder_layers == 0
 
     @property
+    def tied_head(self) -> bool:
+        """Whether the embedding is the output head too; an encoder alone has no other."""
+        return self.tie_word_embeddings or self.encoder_only
+
+    @property
+    def longest_input(self) -> None:
+        """Relative positions have no limit."""
+
+    @property
+    def longest_output(self) -> None:
+        """Relative positions have no limit."""
+
+    @property
     def gated(self) -> bool:
         """Whether the MLP has two input projections, one of them through the activation."""
         return self.feed_forward_proj.startswith("gated-")

@@ -1,31 +1,8 @@
-"""Model FLOPs of a training step, and what accelerators can do at best."""
+"""Model FLOPs of a training step of T5."""
 
 from __future__ import annotations
 
 from t5jax.model.t5.config import T5Config
-
-# Dense bfloat16 FLOP/s of one chip, from the vendors' datasheets, by a part of JAX's device_kind.
-PEAK_FLOPS = {
-    "TPU v2": 45e12,
-    "TPU v3": 123e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "A100": 312e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "B200": 2250e12,
-}
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Peak bfloat16 FLOP/s of a device; None where it is not known."""
-    for name, peak in PEAK_FLOPS.items():
-        if name in device_kind:
-            return peak
-    return None
 
 
 def step_flops(config: T5Config, batch: int, inputs: int, targets: int) -> float:

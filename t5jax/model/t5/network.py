@@ -461,10 +461,10 @@ class T5(nn.Module):
         cache: KVCache,
         index: jax.Array,
     ) -> tuple[jax.Array, KVCache]:
-        """Logits after each of K more tokens a row, in one pass; see `decode_step`.
+        """The normed output after each of K more tokens a row, in one pass; see `decode_step`.
 
-        int[B, K], the first at position `index` -> float32[B, K, V] and the new cache, which is
-        one without beams.
+        int[B, K], the first at position `index` -> [B, K, D] and the new cache, which is one
+        without beams.
         """
         rows, new = tokens.shape
         queries = index + jnp.arange(new)
@@ -472,7 +472,7 @@ class T5(nn.Module):
         x, cache = self.step_hidden(
             tokens.reshape(-1), cross_kv, encoder_mask, cache, index, queries, own
         )
-        return self.logits(x).reshape(rows, new, -1), cache
+        return x.reshape(rows, new, -1), cache
 
     def step_hidden(
         self,

@@ -1,19 +1,27 @@
 """LongT5's encoder attention: what must hold of it, whatever the weights."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5jax.model.parameters import abstract_params, for_serving, from_serving, unstack
 from t5jax.model.t5 import long_attention
 from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.flops import step_flops
 from t5jax.model.t5.long_attention import find_places
 from t5jax.model.t5.network import T5
-from t5jax.model.t5.parameters import abstract_params, for_inference, from_inference, unstack
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
-from tests.support.models import TINY, apply, lively_params, random_ids
+from tests.support.models import (
+    TINY,
+    apply,
+    lively_params,
+    random_ids,
+    teacher_forced,
+)
 
 LOCAL = TINY.replace(encoder_attention_type="local", local_radius=7)
 GLOBAL = TINY.replace(
@@ -29,15 +37,17 @@ def ragged(lengths, width):
 
 
 @KINDS
-def test_layout_for_inference_changes_no_logit_and_turns_back_exactly(config):
+def test_the_serving_layout_changes_no_logit_and_turns_back_exactly(config):
     params = lively_params(config)
     inputs, prefix = ragged([61, 20, 3], 61), random_ids(1, 3, 5)
     np.testing.assert_allclose(
         apply(config)(params, inputs, prefix),
-        apply(config, inference=True)(for_inference(params), inputs, prefix),
+        teacher_forced(config, inputs, prefix),
         atol=2e-5,
     )
-    jax.tree.map(np.testing.assert_array_equal, from_inference(for_inference(params)), params)
+    jax.tree.map(
+        np.testing.assert_array_equal, from_serving(config, for_serving(config, params)), params
+    )
 
 
 @KINDS
@@ -193,7 +203,7 @@ def temporary_bytes(config, length, training):
 
     params = abstract_params(config)
     if not training:
-        params = jax.eval_shape(for_inference, params)
+        params = jax.eval_shape(functools.partial(for_serving, config), params)
     compiled = jax.jit(jax.grad(loss) if training else loss).lower(params, ids).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 

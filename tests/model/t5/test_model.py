@@ -1,25 +1,35 @@
 """What must hold of the network, whatever its weights."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5jax.model.cache import KVCache
-from t5jax.model.t5.config import VARIANTS, T5Config
-from t5jax.model.t5.network import T5
-from t5jax.model.t5.parameters import (
+from t5jax.model.parameters import (
     abstract_params,
     count_parameters,
-    for_inference,
-    from_inference,
+    for_serving,
+    from_serving,
     init_params,
     logical_axes,
     stack,
     unstack,
 )
+from t5jax.model.t5.config import VARIANTS, T5Config
+from t5jax.model.t5.network import T5
 from t5jax.ops.attention import relative_position_bucket
-from tests.support.models import TINY, apply, lively_params, random_ids
+from tests.support.models import (
+    TINY,
+    apply,
+    lively_params,
+    random_ids,
+    serve,
+    serving,
+    serving_params,
+    teacher_forced,
+)
 
 TIED = TINY.replace(feed_forward_proj="relu", tie_word_embeddings=True, scale_decoder_outputs=True)
 
@@ -83,11 +93,10 @@ def test_parameter_count_rounds_to_the_published_one(name):
     )
 
 
-@pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.parametrize(
     ("relative_bias", "rows"), [("shared", 3), ("per_layer", 3), ("per_layer", 1)]
 )
-def test_incremental_decode_matches_teacher_forcing(inference, relative_bias, rows):
+def test_incremental_decode_matches_teacher_forcing(relative_bias, rows):
     config = TINY.replace(relative_bias=relative_bias)
     params = lively_params(config)
     inputs = random_ids(0, rows, 9)
@@ -95,27 +104,28 @@ def test_incremental_decode_matches_teacher_forcing(inference, relative_bias, ro
     prefix = random_ids(1, rows, 40)
     prefix[:, 0] = 0
     expected = apply(config)(params, inputs, prefix)
-    if inference:
-        params = for_inference(params)
-    hidden = apply(config, "encode", inference)(params, inputs)
-    cross = apply(config, "cross_kv", inference)(params, hidden)
-    cache = KVCache.init(config, rows, 40, dtype=jnp.float32, stacked=not inference)
-    step = apply(config, "decode_step", inference)
+    params, mask = serving_params(config), inputs != 0
+    hidden = serve(config, "encode")(params, inputs, mask.astype(np.int32))
+    cross = serve(config, "cross_kv")(params, hidden)
+    cache = serving(config).init_cache(rows, 40)
+    step, logits = serve(config, "decode_hidden"), serve(config, "logits")
     for i in range(40):
-        logits, cache = step(params, prefix[:, i], cross, inputs != 0, cache, jnp.int32(i))
-        np.testing.assert_allclose(logits, expected[:, i], atol=2e-5)
+        x, cache = step(params, prefix[:, i], cross, mask, cache, jnp.int32(i))
+        np.testing.assert_allclose(logits(params, x), expected[:, i], atol=2e-5)
 
 
 @pytest.mark.parametrize("config", [TINY, TIED], ids=["gated", "tied"])
-def test_layout_for_inference_changes_no_logit_and_turns_back_exactly(config):
+def test_the_serving_layout_changes_no_logit_and_turns_back_exactly(config):
     params = lively_params(config)
     inputs, prefix = random_ids(0, 2, 9), random_ids(1, 2, 5)
     np.testing.assert_allclose(
         apply(config)(params, inputs, prefix),
-        apply(config, inference=True)(for_inference(params), inputs, prefix),
+        teacher_forced(config, inputs, prefix),
         atol=2e-5,
     )
-    jax.tree.map(np.testing.assert_array_equal, from_inference(for_inference(params)), params)
+    jax.tree.map(
+        np.testing.assert_array_equal, from_serving(config, for_serving(config, params)), params
+    )
     jax.tree.map(np.testing.assert_array_equal, stack(unstack(params)), params)
 
 
@@ -132,12 +142,12 @@ def test_layout_for_inference_changes_no_logit_and_turns_back_exactly(config):
     ids=["gated", "tied", "umt5", "encoder", "local", "global"],
 )
 def test_shapes_and_axes_for_inference_are_those_of_the_converted_tree(config):
-    converted = jax.eval_shape(for_inference, abstract_params(config))
-    found = abstract_params(config, inference=True)
+    converted = jax.eval_shape(functools.partial(for_serving, config), abstract_params(config))
+    found = abstract_params(config, serving=True)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(
         lambda x: (x.shape, x.dtype), converted
     )
-    names = jax.tree.map(lambda spec: len(spec), logical_axes(config, inference=True))
+    names = jax.tree.map(lambda spec: len(spec), logical_axes(config, serving=True))
     assert names == jax.tree.map(lambda x: x.ndim, converted)
 
 

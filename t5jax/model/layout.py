@@ -1,0 +1,113 @@
+"""The serving layout: how a family's training parameters become its serving parameters, and back.
+
+A family writes a table from serving leaves to `Leaf`s. Loading, saving, quantizing and sharding all
+follow it. A parameter that it does not name is an error.
+
+Paths have layers apart (`encoder/layers_0/mlp/wi`). A row's name is the end of a path: its module
+and its leaf (`mlp/wi`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import PartitionSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One serving parameter.
+
+    Attributes:
+      parts: the training parameters of the same module that it is made of.
+      transpose: the training dimensions in serving order; (): as they are.
+      axis: the serving dimension along which parts are stacked; None: there is one part, and no
+        such dimension.
+      contracted: how many of the last dimensions a product sums over. 0: no kernel, and never
+        quantized.
+      head: whether it is the output head.
+    """
+
+    parts: tuple[str, ...]
+    transpose: tuple[int, ...] = ()
+    axis: int | None = None
+    contracted: int = 0
+    head: bool = False
+
+    def join(self, arrays: Any, xp: Any) -> Any:
+        """Training arrays, in the order of `parts` -> the serving array."""
+        turned = [xp.transpose(x, self.transpose) if self.transpose else x for x in arrays]
+        if self.axis is None:
+            return turned[0]
+        # One alone is a view on the host, where a stack would be a copy.
+        return xp.stack(turned, self.axis) if turned[1:] else xp.expand_dims(turned[0], self.axis)
+
+    def split(self, array: Any, xp: Any) -> list[Any]:
+        """The inverse of `join`."""
+        arrays = [array] if self.axis is None else list(xp.moveaxis(array, self.axis, 0))
+        back = tuple(int(i) for i in np.argsort(self.transpose))
+        return [xp.transpose(x, back) if back else x for x in arrays]
+
+    def shape(self, part: tuple[int, ...]) -> tuple[int, ...]:
+        """The serving array's shape, of that of a part."""
+        return tuple(self._placed(part, len(self.parts)))
+
+    def axes(self, part: PartitionSpec) -> PartitionSpec:
+        """The serving array's logical axes, of those of a part."""
+        return PartitionSpec(*self._placed(tuple(part), None))
+
+    def _placed(self, part: Sequence[Any], stacked: Any) -> list[Any]:
+        found = [part[i] for i in self.transpose] if self.transpose else list(part)
+        if self.axis is not None:
+            found.insert(self.axis, stacked)
+        return found
+
+
+def same(name: str) -> Leaf:
+    """The row of a parameter that serving has as training has it."""
+    return Leaf((name,))
+
+
+Layout = Mapping[str, Leaf]
+
+
+def row_of(layout: Layout, path: str) -> Leaf:
+    """The row of a serving parameter's path.
+
+    Raises:
+      ValueError: the layout does not name it.
+    """
+    name = "/".join(path.split("/")[-2:])
+    if name not in layout:
+        raise ValueError(f"the serving layout has no parameter {path}")
+    return layout[name]
+
+
+def rows(layout: Layout, paths: Iterable[str]) -> Iterator[tuple[str, Leaf, list[str]]]:
+    """Every serving path that training paths make: with its row, and the paths of its parts.
+
+    Raises:
+      ValueError: a training path is part of no serving parameter, or a part is missing.
+    """
+    modules: dict[str, set[str]] = {}
+    for path in paths:
+        module, _, leaf = path.rpartition("/")
+        modules.setdefault(module, set()).add(leaf)
+    by_module: dict[str, list[tuple[str, Leaf]]] = {}
+    for name, row in layout.items():
+        module, _, leaf = name.rpartition("/")
+        by_module.setdefault(module, []).append((leaf, row))
+    for module, leaves in modules.items():
+        for leaf, row in by_module.get(module.rpartition("/")[2], ()):
+            if not leaves & set(row.parts):
+                continue
+            missing = [part for part in row.parts if part not in leaves]
+            if missing:
+                raise ValueError(f"parameter {module}/{missing[0]} is missing")
+            leaves -= set(row.parts)
+            yield f"{module}/{leaf}", row, [f"{module}/{part}" for part in row.parts]
+        if leaves:
+            raise ValueError(f"the serving layout has no place for {module}/{min(leaves)}")
