@@ -86,8 +86,8 @@ def test_every_knob_has_a_meaning():
 
 def leaves(cls=RunConfig, prefix="") -> typing.Iterator[tuple[str, typing.Any, Range | None]]:
     for name, (kind, within) in declared(cls).items():
-        if dataclasses.is_dataclass(kind):
-            yield from leaves(kind, f"{prefix}{name}.")
+        if dataclasses.is_dataclass(default := getattr(cls(), name)):
+            yield from leaves(type(default), f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", kind, within
 

@@ -35,7 +35,7 @@ from t5jax.formats.checkpoint import (
 )
 from t5jax.model.contract import ModelConfig, Params
 from t5jax.model.family import default_family, family_of, named
-from t5jax.model.parameters import abstract_params, paths, quantize
+from t5jax.model.parameters import abstract_params, paths, quantize, scheme_of
 from t5jax.ops.quantized import Quantized, Scheme, map_kernels
 from t5jax.run_folder import CHECKPOINTS, CHECKSUMS, MODEL, PARAMS, VOCABULARY, step_of, steps
 from t5jax.schema import Schema, read_json
@@ -315,7 +315,7 @@ def write(path: Path, checkpoint: Checkpoint, *, dtype: Any = None) -> None:
             checkpoint.vocabulary,
             dict(checkpoint.generation),
             checkpoint.max_input_length,
-            checkpoint.scheme,
+            scheme_of(checkpoint.config, params) if checkpoint.quantized is not None else None,
         )
         write_model(folder, model)
         with _checkpointer() as checkpointer:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import t5jax
 from t5jax.cli import main
-from t5jax.model.parameters import abstract_params, for_serving, quantize
+from t5jax.model.parameters import abstract_params, for_serving, quantize, quantize_leaf
+from t5jax.model.t5.fusion import serving_layout
 from t5jax.ops import quantized
 from t5jax.ops.quantized import (
     LARGE,
@@ -68,7 +69,8 @@ def test_an_odd_dimension_has_no_four_bits():
     with pytest.raises(ValueError, match="7 of them are odd"):
         Int4.of(np.ones((3, 7), "f"))
     with pytest.raises(ValueError, match="mlp/wo: int4"):
-        Scheme("int4").of(("mlp", "wo"), np.ones((3, 7), "f"), tied=True)
+        row = serving_layout(TINY)["mlp/wo"]
+        quantize_leaf(row, "encoder/layers_0/mlp/wo", np.ones((3, 7), "f"), Scheme("int4"), np)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 9, 40])
