@@ -14,7 +14,7 @@ import seqio
 
 from t5jax import host, user_code
 from t5jax.config import LengthsConfig
-from t5jax.knobs import names_of
+from t5jax.knobs import Range, check_value, names_of
 from t5jax.run_folder import PREDICTIONS, RESULTS
 from t5jax.tasks.faults import check_features, checked, reading
 from t5jax.tasks.measuring import check_metrics, metrics_of, names_of_values, postprocessed
@@ -83,9 +83,8 @@ class Evaluation:
         names = names_of(names) if isinstance(names, str) else list(names)
         if not names:
             raise ValueError("no task to evaluate is named; `t5jax tasks` lists what there is")
-        for name, number in {"batch": batch, "examples": examples}.items():
-            if number is not None and number < 1:
-                raise ValueError(f"{name}={number} must be at least 1")
+        check_value("batch", batch, int, Range(least=1))
+        check_value("examples", examples, int | None, Range(least=1))
         self.vocabulary = vocabulary
         self.batch = batch
         self.lengths = lengths

@@ -76,6 +76,7 @@ class Kind:
       parse: makes one of a word of the command line; raises ValueError where it is none.
       word: what `--help` calls that word.
       repeated: on the command line, the words of several arguments make one value.
+      choices: all that there are, where they are few.
     """
 
     read: Callable[[Any], Any]
@@ -83,6 +84,7 @@ class Kind:
     parse: Callable[[str], Any] | None = None
     word: str | None = None
     repeated: bool = False
+    choices: tuple[Any, ...] = ()
 
 
 def knob(
@@ -243,7 +245,8 @@ def kind_of(declared: Any) -> Kind:
     if origin is Annotated:
         return next(each for each in args if isinstance(each, Kind))
     if origin is Literal:
-        return Kind(lambda value: _choice(value, args), " or ".join(map(str, args)), str)
+        words = " or ".join(map(str, args))
+        return Kind(lambda value: _choice(value, args), words, str, choices=args)
     if origin is tuple:
         each = kind_of(args[0])
         many = f"a list, each of it {each.wanted}"

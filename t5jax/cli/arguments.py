@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,11 +33,6 @@ def place(word: str, help: str = "", default: Any = REQUIRED) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, "word": word, "place": True})
 
 
-def rest() -> Any:
-    """A field for the words that no argument takes, as they stand."""
-    return dataclasses.field(default=(), metadata={"rest": True})
-
-
 def group(cls: Any, title: str, about: str) -> Any:
     """A field for those knobs of another dataclass that are given, by name."""
     metadata = {"group": cls, "title": title, "about": about}
@@ -53,21 +47,25 @@ def add_command(commands: Any, name: str, cls: type[Command]) -> None:
         name,
         help=summary,
         description=description.strip() or None,
-        epilog=cls.epilog(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(epilog := cls.epilog()),
+        # argparse's own wraps the lines of the epilog too.
+        formatter_class=argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter,
     )
     parser.set_defaults(command=cls, parser=parser)
     add_arguments(parser, cls)
 
 
 def add_arguments(parser: Any, cls: Any) -> None:
-    """Adds an argument for every knob of a dataclass, a class's own before those it inherits."""
+    """Adds an argument for every knob of a dataclass, a class's own before those it inherits.
+
+    A field without a meaning is no argument.
+    """
     own = inspect.get_annotations(cls)
     for field in sorted(dataclasses.fields(cls), key=lambda each: each.name not in own):
         if other := field.metadata.get("group"):
             titled = parser.add_argument_group(field.metadata["title"], field.metadata["about"])
             add_arguments(titled, other)
-        elif "rest" not in field.metadata:
+        elif field.metadata:
             _add_argument(parser, field, *declared(cls)[field.name], issubclass(cls, Command))
 
 
@@ -90,16 +88,15 @@ def make(cls: Any, values: Mapping[str, Any]) -> Any:
 def _add_argument(
     parser: Any, field: Any, declared: Any, within: Range | None, by_default: bool
 ) -> None:
-    """`by_default`: what is not given is the field's default, so that a switch has no `--no-`."""
+    """`by_default`: what is not given has the field's default, so a switch needs no `--no-`."""
     kind = kind_of(declared)
     options: dict[str, Any] = {"default": argparse.SUPPRESS}
     shown = [] if field.default in (REQUIRED, None, (), "") else [str(field.default)]
-    choices = [each for each in (declared, *typing.get_args(declared)) if _is_literal(each)]
-    if field.type == "bool":
+    if declared is bool:
         shown = [] if by_default else [str(field.default).lower()]
         options["action"] = "store_true" if by_default else argparse.BooleanOptionalAction
-    elif choices and kind.word is None:
-        options["choices"] = typing.get_args(choices[0])
+    elif kind.choices:
+        options["choices"] = kind.choices
     else:
         options["type"] = _reader(kind, declared, within)
         options["metavar"] = field.metadata["word"] or kind.word
@@ -118,10 +115,6 @@ def _add_argument(
     notes = f" ({'; '.join(shown)})" if shown else ""
     help = f"{field.metadata['help']}{notes}".strip()
     parser.add_argument(*names, **options, help=help.replace("%", "%%"))
-
-
-def _is_literal(kind: Any) -> bool:
-    return typing.get_origin(kind) is typing.Literal
 
 
 def _reader(kind: Kind, declared: Any, within: Range | None) -> Callable[[str], Any]:

@@ -29,9 +29,11 @@ class Compare(Command):
 
     first: str = place("A")
     second: str = place("B")
-    tasks: Names = knob((), "divided by commas (all that are in both)")
+    tasks: Names = knob((), "tasks to compare, divided by commas; default: all that are in both")
     metric: tuple[str, ...] = knob(
-        (), "the task's own of that name, or else a built-in one (the task's own)", word="NAME"
+        (),
+        "metric to compare: the task's own of that name, or else a built-in one; default: the task's own",
+        word="NAME",
     )
     modules: Names = knob(
         (),
@@ -39,9 +41,9 @@ class Compare(Command):
         "so has no scores in predictions.jsonl",
     )
     ranked: bool = knob(False, "compare the ranked answers (eval --rank)")
-    confidence: float = knob(0.95, "of the interval", above=0, below=1, word="LEVEL")
-    resamples: int = knob(1000, "of the bootstrap", least=1, most=MOST_RESAMPLES, word="N")
-    seed: int = knob(0, "of the draws", least=0)
+    confidence: float = knob(0.95, "level of the interval", above=0, below=1, word="LEVEL")
+    resamples: int = knob(1000, "bootstrap resamples", least=1, most=MOST_RESAMPLES, word="N")
+    seed: int = knob(0, "seed of the draws", least=0)
 
     def run(self) -> None:
         """Prints a table of differences for each task."""

@@ -23,9 +23,9 @@ class Convert(Source):
 
     source: str = place("SRC", "a folder, or an id of the Hugging Face hub")
     target: str = place("DST", "the folder to write")
-    format: Literal["t5jax", "hf", "t5x"] = knob(REQUIRED, "of what is written")
+    format: Literal["t5jax", "hf", "t5x"] = knob(REQUIRED, "format to write")
     dtype: Literal["float32", "bfloat16", "float16"] | None = knob(
-        None, "of the written parameters; float16 holds what is at most 65,504 (as in SRC)"
+        None, "dtype of the written parameters; float16 holds at most 65,504; default: as in SRC"
     )
     quantize: Literal["int8", "int4"] | None = knob(
         None, "kernels in eight or four bits a weight; --format t5jax only"

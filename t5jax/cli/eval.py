@@ -36,23 +36,23 @@ class Eval(Generating):
     out: str | None = knob(None, "folder for results (CHECKPOINT/eval)")
     examples: int | None = knob(None, "first examples of each task; default: all", least=1)
     show: int = knob(0, "predictions to print", least=0)
-    batch: int = knob(256, "rows at a time", least=1)
+    batch: int = knob(256, "inputs decoded at a time", least=1)
     modules: Names = knob(
         (), "your task modules, divided by commas (those of the run, where it needs them)"
     )
     rank: bool = knob(
         False,
-        "of tasks with a fixed set of answers, score every answer too, and take the best: "
+        "for tasks with a fixed set of answers: score every answer too and take the best; adds "
         "rank_accuracy beside accuracy",
     )
     confidence: float | None = knob(
         None,
-        "bootstrap intervals of every metric, 0.95 for those of 95 %; default: none",
+        "level of bootstrap intervals beside every metric, such as 0.95; default: none",
         above=0,
         below=1,
         word="LEVEL",
     )
-    resamples: int = knob(1000, "of the bootstrap", least=1, most=MOST_RESAMPLES, word="N")
+    resamples: int = knob(1000, "bootstrap resamples", least=1, most=MOST_RESAMPLES, word="N")
 
     def run(self) -> None:
         """Evaluates, writes the results, and prints metrics and some predictions."""

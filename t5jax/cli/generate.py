@@ -36,20 +36,18 @@ class Generate(Generating):
     input: str | None = knob(None, "a file with one input a line; - for stdin")
     output: str | None = knob(
         None,
-        "file to write (stdout). Stopped and called again, the command goes on after its last "
+        "file to write; default: stdout. Stopped and called again, the command goes on after its last "
         "whole line; a finished file is written anew",
     )
-    batch: int = knob(64, "rows at a time", least=1)
-    batch_tokens: int = knob(
-        32_768, "tokens at a time, of input and output with their padding", least=1
-    )
+    batch: int = knob(64, "inputs decoded at a time", least=1)
+    batch_tokens: int = knob(32_768, "tokens decoded at a time: input, output and padding", least=1)
     assistant_model: str | None = knob(
         None,
         "a smaller model of the same vocabulary, which guesses ahead; the output is the same",
         word="CHECKPOINT",
     )
     decoder_prefix: str | None = knob(
-        None, "what every output begins with, and is part of it", word="TEXT"
+        None, "text that every output begins with; it is part of the output", word="TEXT"
     )
 
     def run(self) -> None:

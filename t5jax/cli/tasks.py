@@ -23,7 +23,7 @@ class Tasks(Command):
     n: int = knob(3, "examples to show", least=1)
     inputs: int | None = knob(None, "tokens to cut inputs to; default: nothing is cut", least=1)
     targets: int | None = knob(None, "tokens to cut targets to", least=1)
-    vocabulary: str = knob("bytes", "as in a config")
+    vocabulary: str = knob("bytes", "vocabulary that the ids are shown in, as in a config")
     modules: Names = knob((), "your task modules, divided by commas")
 
     def run(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 
-from t5jax.cli.arguments import Command, place, rest
+from t5jax.cli.arguments import Command, place
 from t5jax.cli.heavy import import_heavy
 
 
@@ -20,7 +20,7 @@ class Train(Command):
     """
 
     config: str = place("CONFIG.yaml")
-    overrides: tuple[str, ...] = rest()
+    overrides: tuple[str, ...] = ()  # the words that are no argument
 
     @classmethod
     def epilog(cls) -> str:

@@ -15,14 +15,14 @@ class Vocabulary(Command):
 
     name: str = place("NAME", "task or mixture")
     output: str = place("OUTPUT.model")
-    size: int = knob(256, "pieces", least=1)
+    size: int = knob(256, "pieces in the model", least=1)
     words: int = knob(
         0,
         "make the N most frequent words one piece each, whatever else is learnt",
         least=0,
         word="N",
     )
-    examples: int = knob(100_000, "to learn from", least=1)
+    examples: int = knob(100_000, "examples to learn from", least=1)
     modules: Names = knob((), "your task modules, divided by commas")
 
     def run(self) -> None:

@@ -1,6 +1,7 @@
 """The commands, as users type them: what they print, write and refuse."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -13,6 +14,10 @@ import pytest
 
 import t5jax
 from t5jax.cli import main
+from t5jax.cli.entry import COMMANDS
+from t5jax.cli.loading import Generating
+from t5jax.decoding.options import GenerationOptions
+from t5jax.knobs import REQUIRED, declared
 from t5jax.training import loop
 from tests.support.mistakes import error_of
 from tests.support.models import tiny_text2text
@@ -408,6 +413,10 @@ def test_help_and_misspelt_options_answer_before_anything_heavy_is_imported(word
     code = f"""
 import sys
 from t5jax.cli import main
+from t5jax.cli.entry import COMMANDS
+from t5jax.cli.loading import Generating
+from t5jax.decoding.options import GenerationOptions
+from t5jax.knobs import REQUIRED, declared
 try:
     main({words.format(config=config).split()!r})
 finally:
@@ -429,3 +438,22 @@ assert load is t5jax.load and callable(load) and T5Config is t5jax.T5Config
 assert "jax" in sys.modules and not hasattr(t5jax, "lode")
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_argument_of_a_command_is_in_its_help_with_meaning_default_and_range(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    help = " ".join(capsys.readouterr().out.split())
+    declarations = [COMMANDS[name]]
+    if issubclass(COMMANDS[name], Generating):
+        declarations.append(GenerationOptions)
+    for cls in declarations:
+        for field in dataclasses.fields(cls):
+            if "help" not in field.metadata:
+                continue
+            within = declared(cls)[field.name][1]
+            assert field.metadata["word" if "place" in field.metadata else "help"] in help
+            assert within is None or f"{within})" in help or f"{within}; repeatable)" in help
+            if field.default not in (REQUIRED, None, (), "", False):
+                assert f"({str(field.default).lower()}" in help.lower()

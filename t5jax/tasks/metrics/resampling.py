@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from t5jax.knobs import Range, check_value
 from t5jax.tasks.metrics.base import Metric
 
 MOST_RESAMPLES = 1_000_000
@@ -132,14 +133,9 @@ def compare_units(
 
 def check_bootstrap(level: float, resamples: int, seed: int = 0) -> None:
     """Raises ValueError for a level, a number of resamples or a seed that makes no interval."""
-    if not 0 < level < 1:
-        raise ValueError(f"confidence={level} must lie between 0 and 1, as 0.95 does")
-    if resamples < 1:
-        raise ValueError(f"resamples={resamples} must be at least 1; 1000 is usual")
-    if resamples > MOST_RESAMPLES:
-        raise ValueError(f"resamples={resamples} must be at most {MOST_RESAMPLES:,}; 1000 is usual")
-    if seed < 0:
-        raise ValueError(f"seed={seed} must be at least 0")
+    check_value("confidence", level, float, Range(above=0, below=1))
+    check_value("resamples", resamples, int, Range(least=1, most=MOST_RESAMPLES))
+    check_value("seed", seed, int, Range(least=0))
 
 
 def _draws(units: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
