@@ -32,7 +32,8 @@ class Compare(Command):
     tasks: Names = knob((), "tasks to compare, divided by commas; default: all that are in both")
     metric: tuple[str, ...] = knob(
         (),
-        "metric to compare: the task's own of that name, or else a built-in one; default: the task's own",
+        "metric to compare: the task's own of that name, or else a built-in one; default: the "
+        "task's own",
         word="NAME",
     )
     modules: Names = knob(

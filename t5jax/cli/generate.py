@@ -36,8 +36,8 @@ class Generate(Generating):
     input: str | None = knob(None, "a file with one input a line; - for stdin")
     output: str | None = knob(
         None,
-        "file to write; default: stdout. Stopped and called again, the command goes on after its last "
-        "whole line; a finished file is written anew",
+        "file to write; default: stdout. Stopped and called again, the command goes on after its "
+        "last whole line; a finished file is written anew",
     )
     batch: int = knob(64, "inputs decoded at a time", least=1)
     batch_tokens: int = knob(32_768, "tokens decoded at a time: input, output and padding", least=1)
