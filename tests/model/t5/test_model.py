@@ -289,7 +289,7 @@ def test_bfloat16_computation_keeps_logits_in_float32_and_close():
     assert 1e-4 < np.abs(low - exact).max() < 0.05 * np.abs(exact).max()
 
 
-def test_dropout_needs_a_key_and_keeps_the_mean():
+def test_dropout_needs_a_key_and_follows_it():
     config = TINY.replace(dropout=0.5)
     params = lively_params(config)
     inputs, prefix = random_ids(0, 2, 9), random_ids(1, 2, 5)
