@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 import t5jax
+from t5jax.config import MeshConfig
+from t5jax.engine import generation
 from t5jax.engine.generation import Encoded
 from t5jax.formats.detect import open_checkpoint
 from t5jax.ops.quantized import Scheme
+from t5jax.sharding import make_mesh
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
-from tests.support.devices import environment
 from tests.support.models import TINY, lively_params, random_ids, shared_text2text, tiny_text2text
 
 TEXTS = ["hello", "", "a longer input, with words", "ü"]
@@ -265,51 +267,42 @@ def test_import_is_light_and_quick():
     assert min(runs) < 1.0
 
 
-@pytest.mark.slow
-def test_a_mesh_of_eight_devices_gives_what_one_gives(tmp_path):
+def parts(array: jax.Array) -> int:
+    """How many pieces the devices hold of it."""
+    return array.size // array.addressable_shards[0].data.size
+
+
+@pytest.mark.eight_devices
+def test_a_mesh_of_eight_devices_gives_what_one_gives(tmp_path, monkeypatch):
     path = str(tmp_path / "model")
     tiny_text2text().save(path)
     tiny_text2text().save(f"{path}-hf", format="hf")
-    code = f"""
-import jax, numpy, t5jax
-from t5jax.engine import generation
-from t5jax.config import MeshConfig
-from t5jax.sharding import make_mesh
-mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-one, eight = t5jax.load({path!r}), t5jax.load({path!r}, mesh=mesh)
-texts = {TEXTS!r}
-beams = {{"num_beams": 3, "no_repeat_ngram_size": 2, "decoder_prefix": "ab"}}
-generation.ROOMS = (4,)  # the cache grows once
-for options in ({{}}, {{"do_sample": True}}, beams):
-    options["max_new_tokens"] = 7
-    assert eight.generate(texts, **options) == one.generate(texts, **options)
-assert "".join(eight.stream("hello", max_new_tokens=7)) == one.generate("hello", max_new_tokens=7)
-numpy.testing.assert_allclose(eight.score(texts, texts), one.score(texts, texts), rtol=1e-4)
-jax.tree.map(numpy.testing.assert_array_equal, eight.params, one.params)
-for format in ("", "-hf"):
-    again = t5jax.load({path!r} + format, mesh=mesh)
-    assert again.generate(texts, max_new_tokens=7) == one.generate(texts, max_new_tokens=7)
-    jax.tree.map(numpy.testing.assert_array_equal, again.params, one.params)
-    kernel = again._params["encoder"]["layers_1"]["self_attention"]["query_key_value"]
-    assert kernel.size // kernel.addressable_shards[0].data.size == 4
-for kind in ("int8", "int4"):
-    small, spread = (t5jax.load({path!r}, quantize=kind, mesh=m) for m in (None, mesh))
-    jax.tree.map(numpy.testing.assert_array_equal, spread.params, small.params)
-    # Whole numbers are the same but where the last bit of a sum rounds an activation otherwise.
-    expected = numpy.asarray(small.logits([[5, 6, 1, 0]] * 4, [[0, 7]] * 4))
-    error = numpy.asarray(spread.logits([[5, 6, 1, 0]] * 4, [[0, 7]] * 4)) - expected
-    assert error.std() < 0.01 * expected.std(), error.std() / expected.std()
-    digits = spread._params["encoder"]["layers_1"]["self_attention"]["query_key_value"].digits
-    assert digits.size // digits.addressable_shards[0].data.size == 4
-wide = eight._params["decoder"]["layers_0"]["mlp"]["wi"]
-print("cut in", wide.size // wide.addressable_shards[0].data.size)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
-        env=environment(devices=8),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split()[-1] == "4"  # over fsdp and tensor
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    one, eight = t5jax.load(path), t5jax.load(path, mesh=mesh)
+    beams = {"num_beams": 3, "no_repeat_ngram_size": 2, "decoder_prefix": "ab"}
+    monkeypatch.setattr(generation, "ROOMS", (4,))  # the cache grows once
+    for options in ({}, {"do_sample": True}, beams):
+        options["max_new_tokens"] = 7
+        assert eight.generate(TEXTS, **options) == one.generate(TEXTS, **options)
+    stream = eight.stream("hello", max_new_tokens=7)
+    assert "".join(stream) == one.generate("hello", max_new_tokens=7)
+    np.testing.assert_allclose(eight.score(TEXTS, TEXTS), one.score(TEXTS, TEXTS), rtol=1e-4)
+    jax.tree.map(np.testing.assert_array_equal, eight.params, one.params)
+    for format in ("", "-hf"):
+        again = t5jax.load(path + format, mesh=mesh)
+        assert again.generate(TEXTS, max_new_tokens=7) == one.generate(TEXTS, max_new_tokens=7)
+        jax.tree.map(np.testing.assert_array_equal, again.params, one.params)
+        assert parts(again._params["encoder"]["layers_1"]["self_attention"]["query_key_value"]) == 4
+        assert parts(again._params["decoder"]["layers_0"]["mlp"]["wi"]) == 4  # fsdp and tensor
+    for kind in ("int8", "int4"):
+        small, spread = (t5jax.load(path, quantize=kind, mesh=m) for m in (None, mesh))
+        jax.tree.map(np.testing.assert_array_equal, spread.params, small.params)
+        # Whole numbers are the same but where the last bit of a sum rounds an activation otherwise.
+        expected = np.asarray(small.logits([[5, 6, 1, 0]] * 4, [[0, 7]] * 4))
+        error = np.asarray(spread.logits([[5, 6, 1, 0]] * 4, [[0, 7]] * 4)) - expected
+        assert error.std() < 0.01 * expected.std(), error.std() / expected.std()
+        kernel = spread._params["encoder"]["layers_1"]["self_attention"]["query_key_value"]
+        assert parts(kernel.digits) == 4
 
 
 def test_editing_the_parameters_does_not_change_the_model():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from t5jax.config import DataConfig, LengthsConfig
 from t5jax.data import TrainData
@@ -444,19 +444,6 @@ np.savez(folder / "next.npz", *[batch.encoder_input_tokens for batch in batches]
 """
 
 
-def _run(script: str, *arguments: str, devices: int = 1) -> str:
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        cwd=root,
-        env=environment(devices),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
 def test_a_new_process_goes_on_exactly(tmp_path):
     with TrainData(MIXTURE, READ, snapshot_every=4) as data:
@@ -464,7 +451,10 @@ def test_a_new_process_goes_on_exactly(tmp_path):
             next(data)
         data.save(tmp_path)
         expected = [next(data) for _ in range(4)]
-    _run(RESUME, str(tmp_path))
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", RESUME, str(tmp_path)]
+    done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "next.npz") as saved:
         for index, batch in enumerate(expected):
             np.testing.assert_array_equal(saved[f"arr_{index}"], batch.encoder_input_tokens)
@@ -656,14 +646,11 @@ def test_streams_are_read_by_the_processes_whose_devices_need_their_rows():
     assert _readers(replace(config, streams=2), shared) == {0: {0, 1}, 1: {2, 3}}
 
 
-PLACE = """
-import json
-import jax, numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from tests.data.test_data import HELD, TASK, TrainData, replace, take
-mesh = jax.make_mesh((4, 2), ("data", "sequence"), axis_types=(AxisType.Auto,) * 2)
-sharding = NamedSharding(mesh, P("data", "sequence"))
-for streams in (2, 16):
+@pytest.mark.eight_devices
+@pytest.mark.parametrize("streams", [2, 16])
+def test_batches_lie_on_eight_devices_as_the_sharding_says(streams):
+    mesh = jax.make_mesh((4, 2), ("data", "sequence"), axis_types=(AxisType.Auto,) * 2)
+    sharding = NamedSharding(mesh, PartitionSpec("data", "sequence"))
     config = replace(HELD, streams=streams)
     expected = take(TASK, config, 3)
     for batch, host in zip(take(TASK, config, 3, sharding=sharding), expected, strict=True):
@@ -673,17 +660,8 @@ for streams in (2, 16):
             assert len(array.addressable_shards) == 8
             for shard in array.addressable_shards:
                 np.testing.assert_array_equal(shard.data, getattr(host, name)[shard.index])
-try:
-    TrainData(TASK, replace(HELD, batch=6, streams=2), sharding=sharding)
-except ValueError as error:
-    print(json.dumps(str(error)))
-"""
-
-
-@pytest.mark.slow
-def test_batches_lie_on_eight_devices_as_the_sharding_says():
-    out = _run(PLACE, devices=8)
-    assert "data.batch=6 rows" in json.loads(out.splitlines()[-1])
+    with pytest.raises(ValueError, match=r"data\.batch=6 rows"):
+        TrainData(TASK, replace(HELD, batch=6, streams=2), sharding=sharding)
 
 
 def test_tensorflow_sees_no_accelerator():

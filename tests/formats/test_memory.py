@@ -23,8 +23,12 @@ def test_an_array_begins_where_jax_takes_it_over_and_holds_what_it_is_given(shap
 @pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="needs Linux's huge pages")
 @pytest.mark.parametrize(
     ("items", "huge", "pages", "advised"),
-    [(HUGE_PAGE // 4 * 3, True, 3, 3), (HUGE_PAGE // 4 + 1, True, 2, 1), (5, True, 0, 0)]
-    + [(HUGE_PAGE // 4 * 3, False, 3, 0)],
+    [
+        (HUGE_PAGE // 4 * 3, True, 3, 3),
+        (HUGE_PAGE // 4 + 1, True, 2, 1),
+        (5, True, 0, 0),
+        (HUGE_PAGE // 4 * 3, False, 3, 0),
+    ],
 )
 def test_whole_huge_pages_are_asked_for_where_they_are_wanted(
     items, huge, pages, advised, monkeypatch

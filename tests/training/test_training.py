@@ -1,6 +1,7 @@
 """Training: resumed, killed, terminated and sharded runs, through the command that users type."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from t5jax.config import OptimizerConfig, TrainingConfig
 from t5jax.model.parameters import abstract_params, logical_axes, unstack
 from t5jax.model.t5.flops import step_flops
 from t5jax.model.t5.network import T5
+from t5jax.sharding import make_mesh
 from t5jax.training import loop
 from t5jax.training.checkpoints import Checkpoints
 from t5jax.training.machine import accelerator
@@ -401,26 +403,29 @@ def test_mistakes_are_one_line_and_exit_2(finished, tmp_path, capsys):
     assert [line.split(":")[0] for line in output.splitlines()] == ["devices", "error"], output
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "mesh", [{"data": 8}, {"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}]
-)
-def test_eight_devices_lose_what_one_loses(mesh, tmp_path):
-    losses = []
-    for name, devices, layout in (("one", 1, {"data": 1}), ("eight", 8, mesh)):
-        folder = tmp_path / name
-        folder.mkdir()
-        config = write_config(
-            folder, mesh=layout, model={"dropout": 0.0},
-            training={"steps": 10, "log_every": 1, "save_every": 10},
-        )  # fmt: skip
-        run("train", config, devices=devices)
-        losses.append([row["loss"] for row in metrics(folder)])
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-    # The checkpoint of eight devices goes on, on one.
-    run("train", tmp_path / "eight" / "config.yaml", "--training.steps=12", "--mesh.data=1",
-        "--mesh.fsdp=1", "--mesh.tensor=1")  # fmt: skip
-    assert metrics(tmp_path / "eight")[-1]["step"] == 12
+def losses(folder: Path, monkeypatch, devices: int | None, *words: str, **sections) -> list[float]:
+    """What training on so many of this process's devices (None: all) loses, step by step."""
+    folder.mkdir(exist_ok=True)
+    with monkeypatch.context() as patch:
+        make = functools.partial(make_mesh, devices=jax.devices()[:devices])
+        patch.setattr(loop.sharding, "make_mesh", make)
+        main(["train", str(write_config(folder, **sections)), *words])
+    return [row["loss"] for row in metrics(folder)]
+
+
+@pytest.mark.eight_devices
+def test_eight_devices_lose_what_one_loses(tmp_path, monkeypatch):
+    training = {"steps": 10, "log_every": 1, "save_every": 10}
+    sections = {"model": {"dropout": 0.0}, "training": training}
+    one = losses(tmp_path / "one", monkeypatch, 1, **sections)
+    meshes = [{"data": 8}, {"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}]
+    for i, mesh in enumerate(meshes):
+        folder = tmp_path / str(i)
+        eight = losses(folder, monkeypatch, None, mesh=mesh, **sections)
+        np.testing.assert_allclose(eight, one, rtol=1e-5, err_msg=str(mesh))
+        # The checkpoint of eight devices goes on, on one.
+        again = losses(folder, monkeypatch, 1, "--training.steps=12", **sections)
+        assert again[:10] == eight and len(again) == 12
 
 
 @pytest.mark.parametrize("seconds", [0.5, 5.0])
