@@ -17,6 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from t5jax import sharding
 from t5jax.config import RunConfig
 from t5jax.model.contract import ModelConfig, Params
+from t5jax.model.family import family_of
 from t5jax.model.parameters import (
     abstract_params,
     init_params,
@@ -65,7 +66,13 @@ def make_layout(config: RunConfig, mesh: Mesh, *, stacked: bool) -> Layout:
         moments = freezing.with_moments(trained, config.model, stacked=stacked)
         if not stacked:
             trained = unstack(trained, config.model)
-    optimizer = make_optimizer(config.optimizer, axes, config.training.steps, moments)
+    optimizer = make_optimizer(
+        config.optimizer,
+        axes,
+        config.training.steps,
+        moments,
+        family_of(config.model).no_decay,
+    )
 
     def begin(params: Params) -> TrainState:
         if not stacked:

@@ -1,13 +1,15 @@
 """The optimizer a configuration asks for, and the logical axes of its state.
 
 Parameters fall into two groups by their axes. Matrices (the embedding, the head, projections: two
-axes or more besides `layers`) decay. Norms' scales (one axis) and tables of relative biases (an
-axis `relpos_buckets`) do not: pulling them towards 0 would shrink the activations and flatten the
-attention rather than regularise. All share one learning rate.
+axes or more besides `layers`) decay. Norms' scales and biases (one axis) do not, nor parameters
+with an axis that the family names, such as tables of relative biases: pulling them towards 0 would
+shrink the activations and flatten the attention rather than regularise. All share one learning
+rate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -25,7 +27,11 @@ from t5jax.training.schedules import make_schedule
 
 
 def make_optimizer(
-    config: OptimizerConfig, axes: Any, steps: int, moments: Any = None
+    config: OptimizerConfig,
+    axes: Any,
+    steps: int,
+    moments: Any = None,
+    no_decay: Collection[str] = (),
 ) -> optax.GradientTransformation:
     """Gradients to updates: clipped, rescaled, decayed, times minus the learning rate.
 
@@ -38,6 +44,7 @@ def make_optimizer(
       steps: steps of the run, the end of a decaying learning rate.
       moments: tree like the parameters of booleans: those that have moments. The updates of the
         others are their gradients, which must be zero. Default: all.
+      no_decay: axes whose parameters have no weight decay.
 
     Returns:
       A transformation whose `update` needs the parameters.
@@ -64,7 +71,7 @@ def make_optimizer(
     else:
         raise ValueError(f"optimizer name={config.name!r} is neither adafactor nor adamw")
     if config.weight_decay:
-        decays = jax.tree.map(_decays, axes)
+        decays = jax.tree.map(lambda names: _decays(names, no_decay), axes)
         stages.append(optax.add_decayed_weights(config.weight_decay, mask=decays))
     stages.append(optax.scale_by_learning_rate(make_schedule(config, steps)))
     chain = optax.chain(*stages)
@@ -115,7 +122,7 @@ def _masked(tree: Any, mask: Any) -> Any:
     return jax.tree.map(lambda keep, x: x if keep else optax.MaskedNode(), mask, tree)
 
 
-def _decays(names: PartitionSpec) -> bool:
+def _decays(names: PartitionSpec, no_decay: Collection[str]) -> bool:
     """Whether a parameter with these axes is subject to weight decay."""
     own = [name for name in names if name != BATCH]
-    return len(own) > 1 and "relpos_buckets" not in own
+    return len(own) > 1 and not set(no_decay) & set(own)

@@ -17,7 +17,8 @@ from t5jax.config_files import build_config, read_config
 from t5jax.evaluate import Evaluation, write_results
 from t5jax.tasks import registry, run_modules
 from t5jax.training.evaluation import TRAINED, generation_options, make_evaluation
-from t5jax.training.loop import resolve, train
+from t5jax.training.loop import train
+from t5jax.training.opening import resolve
 from t5jax.vocabulary import ByteVocabulary
 
 MODULE = """

@@ -15,7 +15,7 @@ from t5jax.formats.detect import open_checkpoint
 from t5jax.model.parameters import logical_axes
 from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.network import T5
-from t5jax.training.loop import open_init, resolve
+from t5jax.training.opening import open_init, resolve
 from t5jax.training.optimizers import make_optimizer
 from t5jax.training.schedules import make_schedule
 from t5jax.training.step import init_state, make_step

@@ -60,7 +60,7 @@ def test_adamw_equals_that_of_optax():
     expected = run(theirs, tree(0), gradients)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
-        run(make_optimizer(ours, AXES, STEPS), tree(0), gradients),
+        run(make_optimizer(ours, AXES, STEPS, no_decay={"relpos_buckets"}), tree(0), gradients),
         expected,
     )
 
@@ -69,7 +69,9 @@ def test_adamw_equals_that_of_optax():
 def test_only_matrices_decay_and_by_rate_times_decay(name):
     fields = config(name, schedule="constant", warmup=0, learning_rate=0.1, weight_decay=0.2)
     still = jax.tree.map(np.zeros_like, tree(0))
-    params = run(make_optimizer(fields, AXES, STEPS), tree(0), [still, still])
+    params = run(
+        make_optimizer(fields, AXES, STEPS, no_decay={"relpos_buckets"}), tree(0), [still, still]
+    )
     for leaf, decays in DECAYED.items():
         factor = (1 - 0.1 * 0.2) ** 2 if decays else 1.0
         np.testing.assert_allclose(params[leaf], factor * tree(0)[leaf], rtol=1e-6, err_msg=leaf)
@@ -78,7 +80,7 @@ def test_only_matrices_decay_and_by_rate_times_decay(name):
 def test_a_step_of_adafactor_is_the_rate_times_the_parameters_size():
     fields = config("adafactor", schedule="constant", warmup=0, learning_rate=0.01)
     before = tree(0)
-    after = run(make_optimizer(fields, AXES, STEPS), before, [tree(1)])
+    after = run(make_optimizer(fields, AXES, STEPS, no_decay={"relpos_buckets"}), before, [tree(1)])
     # At its first step an unfactored parameter moves by the sign of its gradient.
     size = np.sqrt(np.mean(np.square(before["norm"])))
     np.testing.assert_allclose(
@@ -93,7 +95,9 @@ def test_clipping_bounds_the_global_norm_and_spares_small_gradients():
             "adamw", schedule="constant", warmup=0, learning_rate=1e4, epsilon=1e4, clip_norm=1.0
         )
         still = jax.tree.map(np.zeros_like, tree(0))
-        return run(make_optimizer(fields, AXES, STEPS), still, [gradient])
+        return run(
+            make_optimizer(fields, AXES, STEPS, no_decay={"relpos_buckets"}), still, [gradient]
+        )
 
     large = tree(1)
     norm = optax.tree.norm(large)
@@ -107,7 +111,7 @@ def test_clipping_bounds_the_global_norm_and_spares_small_gradients():
 @pytest.mark.parametrize("fields", [{}, {"weight_decay": 0.1, "clip_norm": 1.0}])
 def test_state_axes_name_each_dimension_of_the_state(name, fields):
     fields = config(name, min_factored=4, **fields)
-    optimizer = make_optimizer(fields, AXES, STEPS)
+    optimizer = make_optimizer(fields, AXES, STEPS, no_decay={"relpos_buckets"})
     state = jax.eval_shape(optimizer.init, tree(0))
     axes = optimizer_state_axes(optimizer, fields, AXES, jax.eval_shape(lambda: tree(0)))
     assert jax.tree.structure(axes) == jax.tree.structure(state)

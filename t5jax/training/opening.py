@@ -1,0 +1,118 @@
+"""Opening a run: its resolved configuration and vocabulary, and its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from t5jax import run_folder
+from t5jax.config import RunConfig
+from t5jax.config_files import build_config, differences, stored_config, to_yaml
+from t5jax.formats import native
+from t5jax.formats.checkpoint import Checkpoint
+from t5jax.formats.detect import open_checkpoint, report_assumed
+from t5jax.paths import user_path
+from t5jax.tasks import run_modules
+from t5jax.vocabulary import Vocabulary, load_vocabulary, make_vocabulary
+
+# A run cannot change these once it has a checkpoint: its parameters, the order of its data or its
+# optimizer's state would be another run's.
+FIXED = ("model", "vocabulary", "data", "optimizer.name", "optimizer.freeze", "training.seed")
+FREE = ("data.prefetch", "data.modules")
+
+
+def resolve(tree: Mapping[str, Any]) -> tuple[RunConfig, Vocabulary]:
+    """The typed configuration and its vocabulary; a run's own copy of it comes first.
+
+    Raises:
+      ValueError: a bad configuration, or a vocabulary that does not fit the model.
+    """
+    early = build_config(tree)
+    if not early.run_dir:
+        raise ValueError("run_dir is empty; name the folder that the run is to fill")
+    if not early.data.mixture:
+        raise ValueError("data.mixture is empty; `t5jax tasks` lists what there is")
+    vocabulary, initial, assumed = _beginnings(early, tree.get("model") or ())
+    config = build_config(tree, vocabulary, initial, assumed)
+    data = dataclasses.replace(config.data, modules=run_modules.absolute(config.data.modules))
+    config = dataclasses.replace(config, data=data)
+    _check(config, vocabulary)
+    return config, vocabulary
+
+
+def _beginnings(early: RunConfig, given: Any) -> tuple[Vocabulary, Any, tuple[str, ...]]:
+    """The vocabulary, the model configuration of `init`, and its fields that are assumed."""
+    run_dir = user_path(early.run_dir)
+    if run_folder.steps(run_dir):
+        native.verify_text(run_dir)
+        # The checkpoint that the run started from need not be there any more.
+        initial = native.read_model(run_dir).config if early.init else None
+        return load_vocabulary(run_dir / run_folder.VOCABULARY), initial, ()
+    if not early.init:
+        return make_vocabulary(early.vocabulary or "bytes"), None, ()
+    checkpoint = open_checkpoint(early.init, vocabulary=early.vocabulary or None)
+    if checkpoint.vocabulary is None:
+        raise ValueError(
+            f"init={early.init} came without a vocabulary; name it: `vocabulary: bytes`, or a "
+            "SentencePiece file"
+        )
+    report_assumed(early.init, checkpoint, given)
+    return checkpoint.vocabulary, checkpoint.config, tuple(checkpoint.assumed)
+
+
+def _check(config: RunConfig, vocabulary: Vocabulary) -> None:
+    """ValueError where the parts of a configuration do not go together."""
+    model, lengths = config.model, config.data.lengths
+    if model.encoder_only:
+        raise ValueError("model.num_decoder_layers=0: there is nothing to train without a decoder")
+    if model.vocab_size < vocabulary.vocab_size:
+        raise ValueError(
+            f"model.vocab_size={model.vocab_size} is smaller than the vocabulary's "
+            f"{vocabulary.vocab_size} ids; leave it out, or give it at least as many"
+        )
+    for name, longest in (("inputs", model.longest_input), ("targets", model.longest_output)):
+        length = getattr(lengths, name)
+        if longest is not None and length > longest:
+            raise ValueError(
+                f"data.lengths.{name}={length} is more than the model's {longest} positions; "
+                f"use at most {longest}"
+            )
+    if config.data.batch % config.training.micro_batches:
+        raise ValueError(
+            f"data.batch={config.data.batch} does not divide into "
+            f"training.micro_batches={config.training.micro_batches}"
+        )
+
+
+def open_init(config: RunConfig) -> Checkpoint:
+    """The checkpoint that a run starts from, with what the configuration says and it does not."""
+    checkpoint = open_checkpoint(config.init or "")
+    told = {name: getattr(config.model, name) for name in checkpoint.assumed}
+    return open_checkpoint(config.init or "", **told) if told else checkpoint
+
+
+def check_run(run_dir: Path, config: RunConfig) -> None:
+    """Refuses a folder of another run: raises ValueError.
+
+    Before its first checkpoint a run has nothing to lose, and may be started otherwise.
+    """
+    file = run_dir / run_folder.CONFIG
+    if not (file.exists() and run_folder.steps(run_dir)):
+        return
+    for name, old, new in differences(stored_config(file), config):
+        if name.startswith(FIXED) and not name.startswith(FREE):
+            raise ValueError(
+                f"{name}={new} but the run in {run_dir} has {old}; "
+                f"set it to {old}, or choose another run_dir"
+            )
+
+
+def write_run(run_dir: Path, config: RunConfig, vocabulary: Vocabulary) -> None:
+    """Writes the run's config.yaml and model files."""
+    lengths = config.data.lengths
+    generation = {"max_new_tokens": config.eval.max_new_tokens or lengths.targets}
+    model = native.Model(config.model, vocabulary, generation, lengths.inputs)
+    files = {run_folder.CONFIG: to_yaml(config).encode(), **run_modules.copies(config.data.modules)}
+    native.write_model(run_dir, model, files)

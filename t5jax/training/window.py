@@ -1,0 +1,116 @@
+"""The steps since the last logged one: their metrics, on the device and in a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from t5jax import run_folder
+from t5jax.config import LengthsConfig
+from t5jax.data.loader import Cut
+from t5jax.training.losses import LossSums
+from t5jax.training.step import StepMetrics
+
+
+@dataclasses.dataclass
+class Window:
+    """The steps that one logged row is of; `metrics` are still on the device.
+
+    `step` is the last of them, `cut` what of the data has been cut so far.
+    """
+
+    step: int
+    metrics: list[StepMetrics]
+    cut: Cut
+
+
+def summarize(rows: Sequence[StepMetrics], seconds: float, cut: Cut) -> dict[str, float]:
+    """One logged row: metrics per token of the steps `rows`, and per second."""
+    total = jax.tree.map(lambda *x: float(np.sum(x)), *rows)
+    last = rows[-1]
+    losses, weight = total.losses, max(total.losses.weight, 1.0)
+    return {
+        "loss": losses.nll / weight,
+        "accuracy": losses.correct / weight,
+        "z_loss": losses.z_loss / weight,
+        "grad_norm": float(last.grad_norm),
+        "param_norm": float(last.param_norm),
+        "learning_rate": float(last.learning_rate),
+        "examples_per_second": total.examples / seconds,
+        "tokens_per_second": total.tokens / seconds,
+        "step_seconds": seconds / len(rows),
+        **{f"{feature}_cut": n for feature, of in cut.items() if (n := sum(of.values()))},
+    }
+
+
+class Notices:
+    """Tells of each task once that its examples are cut, or left out."""
+
+    def __init__(self, lengths: LengthsConfig) -> None:
+        self.lengths = lengths
+        self.told: set[tuple[str, str]] = set()
+
+    def news(self, cut: Cut, dropped: dict[str, int]) -> Iterator[str]:
+        """The warnings that are new."""
+        new = {
+            feature: {task: n for task, n in of.items() if (feature, task) not in self.told}
+            for feature, of in cut.items()
+        }
+        for line in self.totals(new):
+            yield f"warning: so far {line}"
+        self.told |= {(feature, task) for feature in new for task, n in new[feature].items() if n}
+        for task, count in dropped.items():
+            if count and ("left out", task) not in self.told:
+                self.told.add(("left out", task))
+                yield (
+                    f"warning: so far {count} examples of {task} were left out: no inputs, no "
+                    f"targets, or an id 0 (padding) in them; `t5jax tasks {task}` shows them"
+                )
+
+    def totals(self, cut: Cut) -> Iterator[str]:
+        """One line for each feature and task with examples that do not fit."""
+        for feature, of in cut.items():
+            longest = getattr(self.lengths, feature)
+            for task, count in of.items():
+                if count:
+                    yield (
+                        f"{count} {feature} of {task} have more than "
+                        f"data.lengths.{feature}={longest} tokens and were cut"
+                    )
+
+
+def write_window(
+    folder: epath.Path, window: Sequence[StepMetrics], seconds: float, written: str
+) -> None:
+    """Writes the metrics of steps that no logged row has yet, and the seconds that they took.
+
+    `written` is the checksum of the rows that there are.
+    """
+    leaves = jax.tree.leaves_with_path(window)
+    arrays: Any = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+    about: Any = {"seconds": seconds, "steps": len(window), "written": written}
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **about, **arrays)
+    (folder / run_folder.WINDOW).write_bytes(content.getvalue())
+
+
+def read_window(folder: Path) -> tuple[list[StepMetrics], float, str]:
+    """What `write_window` wrote; nothing of an older checkpoint, which has no such file."""
+    file = folder / run_folder.WINDOW
+    if not file.is_file():
+        return [], 0.0, ""
+    with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
+        zero: Any = 0
+        fields = StepMetrics(LossSums(*5 * (zero,)), *5 * (zero,))
+        window = jax.tree.map_with_path(
+            lambda path, _: saved[jax.tree_util.keystr(path, simple=True, separator="/")],
+            [fields] * int(saved["steps"]),
+        )
+        return window, float(saved["seconds"]), str(saved["written"])
