@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -77,49 +78,65 @@ def generate_each(
     given = len(t5.vocabulary.encode(decoder_prefix)) if decoder_prefix else 0
     out = bucket(settings.max_new_tokens + given, LENGTH_BUCKETS)
     beams = max(settings.num_beams, settings.num_return_sequences)
+    bulk = _Bulk(t5, batch_size, batch_tokens, beams, out, allowed, {**more, **options}, on_batch)
+    return bulk.windows(iter(texts), window or BATCHES_AT_ONCE * batch_size)
 
-    def rows_for(length: int) -> int:
-        tokens = beams * (bucket(length, LENGTH_BUCKETS) + out)
-        fitting = [n for n in ROW_BUCKETS if n <= batch_size and n * tokens <= batch_tokens]
-        return max(fitting, default=1)
 
-    def windows() -> Iterator[Any]:
-        lines = iter(texts)
-        size = window or BATCHES_AT_ONCE * batch_size
+@dataclasses.dataclass(frozen=True)
+class _Bulk:
+    """How `generate_each` batches and decodes: with `beams` rows an input, `out` tokens a row."""
+
+    t5: Text2Text
+    batch_size: int
+    batch_tokens: int
+    beams: int
+    out: int
+    allowed: AllowedTokens | None
+    options: dict[str, Any]
+    on_batch: Callable[[Generation], None]
+
+    def windows(self, texts: Iterator[str], size: int) -> Iterator[Any]:
+        """Results in order, of `size` texts at a time."""
         for before in itertools.count(step=size):
-            some = list(itertools.islice(lines, size))
+            some = list(itertools.islice(texts, size))
             if not some:
                 return
-            yield from in_order(some, before, whole=before > 0 or len(some) > batch_size)
+            yield from self._in_order(some, before, before > 0 or len(some) > self.batch_size)
 
-    def in_order(some: list[str], before: int, whole: bool) -> Iterator[Any]:
-        ids = t5.text_ids(some)
-        lengths = (ids != t5.config.pad_token_id).sum(axis=1)
+    def _rows(self, length: int) -> int:
+        """Rows of a batch whose longest input has `length` ids."""
+        tokens = self.beams * (bucket(length, LENGTH_BUCKETS) + self.out)
+        most = min(self.batch_size, self.batch_tokens // tokens)
+        return max((rows for rows in ROW_BUCKETS if rows <= most), default=1)
+
+    def _in_order(self, some: list[str], before: int, whole: bool) -> Iterator[Any]:
+        """Results of one window, whose first text has the number `before`.
+
+        `whole`: batches are filled up, so that all of a bucket have the same number of rows.
+        """
+        ids = self.t5.text_ids(some)
+        lengths = (ids != self.t5.config.pad_token_id).sum(axis=1)
         order = np.argsort(-lengths, kind="stable")
         results: dict[int, Any] = {}
         given = start = 0
         while start < len(order):
-            rows = rows_for(lengths[order[start]])
+            rows = self._rows(lengths[order[start]])
             batch = order[start : start + rows]
             start += len(batch)
             # Filled up with its last row: a batch of fewer rows would be another program.
             filled = np.pad(batch, (0, rows - len(batch) if whole else 0), mode="edge")
-            numbers = before + filled
-            found = t5.generate_ids(
+            found = self.t5.generate_ids(
                 ids[filled],
                 batch_size=rows,
                 return_scores=False,
-                prefix_allowed_tokens_fn=allowed and numbered(allowed, numbers),
-                **more,
-                **options,
+                prefix_allowed_tokens_fn=self.allowed and numbered(self.allowed, before + filled),
+                **self.options,
             )
-            on_batch(found)
-            results.update(zip(batch.tolist(), t5.texts_of(found), strict=False))
+            self.on_batch(found)
+            results.update(zip(batch.tolist(), self.t5.texts_of(found), strict=False))
             while given in results:
                 yield results.pop(given)
                 given += 1
-
-    return windows()
 
 
 def numbered(allowed: AllowedTokens, numbers: np.ndarray) -> AllowedTokens:

@@ -42,6 +42,11 @@ class Range:
     also: tuple[float, ...] = ()
     remedy: str = ""
 
+    @property
+    def advice(self) -> str:
+        """The remedy as the end of an error."""
+        return f"; {self.remedy}" if self.remedy else ""
+
     def __contains__(self, value: float) -> bool:
         return value in self.also or (
             (self.least is None or value >= self.least)
@@ -159,7 +164,7 @@ def check_value(name: str, value: Any, kind: Any, within: Range | None = None) -
     except (TypeError, ValueError, KeyError):
         raise ValueError(wrong + wanted(kind, within)) from None
     if within is not None and checked not in within:
-        raise ValueError(f"{wrong}{within}" + (f"; {within.remedy}" if within.remedy else ""))
+        raise ValueError(f"{wrong}{within}{within.advice}")
     if type(checked) is int and within is not None and within.most is None and checked > LARGEST:
         raise ValueError(f"{wrong}at most {LARGEST}")
     return checked

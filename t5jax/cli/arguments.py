@@ -126,7 +126,7 @@ def _reader(kind: Kind, declared: Any, within: Range | None) -> Callable[[str], 
             value = kind.parse(word)
             return value if within is None else check_value("", value, declared, within)
         except (ValueError, KeyError):
-            wanted = f"{kind.wanted}, {within}" if within else kind.word
+            wanted = f"{kind.wanted}, {within}{within.advice}" if within else kind.word
             raise argparse.ArgumentTypeError(f"{word[:60]!r} must be {wanted}") from None
 
     return read

@@ -381,7 +381,14 @@ def test_mistakes_are_one_line_and_exit_2(finished, tmp_path, capsys):
         ("train", nowhere): "no such file",
         ("generate", nowhere, "x"): "is no folder",
         ("generate", finished / "run"): "give texts",
-        ("generate", finished / "run", "x", "--temperature", "0", "--do_sample"): "temperature=0.0",
+        (
+            "generate",
+            finished / "run",
+            "x",
+            "--temperature",
+            "0",
+            "--do_sample",
+        ): "more than 0;",
         ("train", finished / "config.yaml", "--data.seed=5"): "data.seed",
         ("train", finished / "config.yaml", "--model.d_model=24"): "model.d_model=24",
         (
