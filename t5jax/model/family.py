@@ -85,6 +85,11 @@ def register(family: Family) -> Family:
     return family
 
 
+def unregister(name: str) -> None:
+    """Takes a family out of the registry."""
+    del _FAMILIES[name]
+
+
 def families() -> Iterator[Family]:
     """All that are registered, in that order; the first is the default of a configuration."""
     return iter(_FAMILIES.values())

@@ -3,13 +3,14 @@
 A family writes a table from serving leaves to `Leaf`s. Loading, saving, quantizing and sharding all
 follow it. A parameter that it does not name is an error.
 
-Paths have layers apart (`encoder/layers_0/mlp/wi`). A row's name is the end of a path: its module
-and its leaf (`mlp/wi`).
+Paths have layers apart (`encoder/layers_0/mlp/wi`). A row's name is the end of a path, its module
+and its leaf: `mlp/wi`, or `layers/scale` of a leaf that belongs to the layer itself.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -80,7 +81,8 @@ def row_of(layout: Layout, path: str) -> Leaf:
     Raises:
       ValueError: the layout does not name it.
     """
-    name = "/".join(path.split("/")[-2:])
+    module, _, leaf = path.rpartition("/")
+    name = f"{_name(module)}/{leaf}"
     if name not in layout:
         raise ValueError(f"the serving layout has no parameter {path}")
     return layout[name]
@@ -101,7 +103,7 @@ def rows(layout: Layout, paths: Iterable[str]) -> Iterator[tuple[str, Leaf, list
         module, _, leaf = name.rpartition("/")
         by_module.setdefault(module, []).append((leaf, row))
     for module, leaves in modules.items():
-        for leaf, row in by_module.get(module.rpartition("/")[2], ()):
+        for leaf, row in by_module.get(_name(module), ()):
             if not leaves & set(row.parts):
                 continue
             missing = [part for part in row.parts if part not in leaves]
@@ -111,3 +113,8 @@ def rows(layout: Layout, paths: Iterable[str]) -> Iterator[tuple[str, Leaf, list
             yield f"{module}/{leaf}", row, [f"{module}/{part}" for part in row.parts]
         if leaves:
             raise ValueError(f"the serving layout has no place for {module}/{min(leaves)}")
+
+
+def _name(module: str) -> str:
+    """The last part of a module's path; `layers` of `layers_0`."""
+    return re.sub(r"^layers_\d+$", "layers", module.rpartition("/")[2])
