@@ -21,8 +21,10 @@ from jax.sharding import NamedSharding
 
 from t5jax.batch import Batch
 from t5jax.config import DataConfig
+from t5jax.data.chunks import FEATURES
 from t5jax.data.prefetch import Prefetcher
-from t5jax.data.streams import FEATURES, Source, State, open_streams
+from t5jax.data.sources import Source, State
+from t5jax.data.streams import open_streams
 
 Cut = Mapping[str, Mapping[str, int]]  # counts by feature and task
 

@@ -314,7 +314,7 @@ def test_the_streams_of_all_hosts_together_report_each_dropped_example_once():
 
 
 def test_a_task_without_usable_examples_is_an_error(monkeypatch):
-    monkeypatch.setattr("t5jax.data.streams._HOPELESS", 3)
+    monkeypatch.setattr("t5jax.data.sources.HOPELESS", 3)
     task = ids_task(BAD[1:] * 20)
     with pytest.raises(ValueError, match=r"ids has 0 usable examples for data\.streams=4"):
         TrainData(task, HELD)
