@@ -22,8 +22,9 @@ from pathlib import Path
 
 import t5jax
 from t5jax.formats import huggingface
-from t5jax.formats.checkpoint import Checkpoint, Tensor
+from t5jax.formats.checkpoint import About, SingleTensors
 from t5jax.model.parameters import paths
+from t5jax.model.tensors import Tensor
 
 
 def main() -> None:
@@ -97,7 +98,7 @@ def write_random(target: Path, config: t5jax.T5Config) -> int:
         return Tensor(shape, np.dtype("float32"), lambda: rng.standard_normal(shape, np.float32))
 
     tensors = {name: tensor(shape) for name, shape in paths(config).items()}
-    huggingface.write(target, Checkpoint(config, tensors))
+    huggingface.write(target, SingleTensors(About(config), tensors))
     return sum(int(np.prod(t.shape)) for t in tensors.values())
 
 

@@ -118,7 +118,7 @@ def theirs(config: t5jax.T5Config, ids: np.ndarray) -> Callable[[], object]:
     import torch
     import transformers
 
-    from t5jax.formats.huggingface import config_fields
+    from t5jax.model.t5.huggingface import config_fields
 
     torch.manual_seed(0)
     model = transformers.LongT5EncoderModel(transformers.LongT5Config(**config_fields(config)))

@@ -16,9 +16,12 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 import t5jax
-from t5jax.formats import t5x
-from t5jax.formats.checkpoint import Tensor, assemble, tensors_of
-from t5jax.formats.huggingface import config_fields, from_weights
+from t5jax.formats.assembly import assemble
+from t5jax.formats.checkpoint import tensors_of
+from t5jax.formats.huggingface import from_weights
+from t5jax.model.t5 import t5x
+from t5jax.model.t5.huggingface import config_fields
+from t5jax.model.tensors import Tensor
 
 
 def has_transformers() -> bool:
@@ -56,7 +59,7 @@ def params_of(config: t5jax.T5Config, model):
     tensors, _ = from_weights(
         config, {k: Tensor(v.shape, v.dtype, lambda v=v: v) for k, v in weights.items()}
     )
-    return assemble(config, tensors, np.float32, None, serving=False)
+    return assemble(config, tensors, "training", np.float32)
 
 
 Decode = Callable[[np.ndarray, int, int], np.ndarray]
@@ -170,8 +173,8 @@ def t5x_decoder(config: t5jax.T5Config, params, dtype: str) -> Decode:
     model = network.Transformer(network.T5Config(**fields))
     tensors = tensors_of(config, params)
     weights = {
-        theirs: t5x.joined_heads(theirs, tensors[ours].read(), stacked=False)
-        for theirs, ours, _ in t5x.rows(config, stacked=False)
+        row.names[0]: row.transform.write(tensors[row.path].read())
+        for row in t5x.rows(config, stacked=False)
     }
     tree = jax.device_put(unflatten_dict(weights, sep="/"))
 

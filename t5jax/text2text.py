@@ -29,7 +29,8 @@ from t5jax.engine.generation import (
     gather,
 )
 from t5jax.formats import generation_defaults
-from t5jax.formats.checkpoint import Checkpoint, placements, tensors_of
+from t5jax.formats.assembly import placements
+from t5jax.formats.checkpoint import About, InMemory, tensors_of
 from t5jax.formats.detect import open_checkpoint, report_assumed, write_checkpoint
 from t5jax.knobs import Range, check_value, short
 from t5jax.model.contract import ModelConfig, Params
@@ -534,25 +535,18 @@ class Text2Text:
           FileExistsError: `path` exists.
         """
         dtype = None if dtype is None else dtype_of(dtype, also="float16")
-        quantized = self.quantization is not None
-
-        def cast(dtype: Any) -> Params:
-            # Quantized kernels stay what they are.
-            return map_kernels(lambda x: x.astype(dtype), self._params) if dtype else self._params
-
         generation = dataclasses.asdict(self.generation)
         default = dataclasses.asdict(GenerationOptions())
-        checkpoint = Checkpoint(
-            config=self.config,
-            tensors={} if quantized else tensors_of(self.config, self._params),
-            vocabulary=self._vocabulary,
+        about = About(
+            self.config,
+            self._vocabulary,
             # What is as everywhere need not be said, to other libraries least of all.
             generation={k: v for k, v in generation.items() if v != default[k]},
             max_input_length=self.max_input_length,
-            stacked=lambda dtype, mesh: jax.tree.map(lambda x: x.astype(dtype), self.params),
-            quantized=(lambda dtype, mesh: cast(dtype)) if quantized else None,
             scheme=self.quantization,
         )
+        tensors = {} if about.scheme else tensors_of(self.config, self._params)
+        checkpoint = InMemory(about, tensors, self._params)
         write_checkpoint(path, checkpoint, format, dtype=dtype)
 
     def _need_decoder(self) -> None:
@@ -663,16 +657,15 @@ def load(
     checkpoint = open_checkpoint(path, vocabulary=vocabulary, allow=allow, **changes)
     report_assumed(path, checkpoint)
     keep_compiled_programs()
+    about = checkpoint.about
     return Text2Text(
-        checkpoint.config,
-        checkpoint.params(dtype, mesh, serving=True, quantize=scheme),
-        checkpoint.vocabulary,
+        about.config,
+        checkpoint.read(scheme or "serving", dtype, mesh),
+        about.vocabulary,
         dtype=dtype,
         mesh=mesh,
-        generation=generation_defaults.read(
-            checkpoint.generation, checkpoint.config, checkpoint.limit
-        ),
-        max_input_length=checkpoint.max_input_length,
+        generation=generation_defaults.read(about.generation, about.config, about.limit),
+        max_input_length=about.max_input_length,
     )
 
 

@@ -44,7 +44,6 @@ class Convert(Source):
         fields = self.fields()
         import_heavy("t5jax.formats.detect")
         import jax.numpy as jnp
-        import numpy as np
         from rich.console import Console
         from rich.progress import track
 
@@ -55,28 +54,22 @@ class Convert(Source):
             self.source, vocabulary=self.vocabulary, allow=self.allow, **fields
         )
         report_assumed(self.source, checkpoint)
-        if self.quantize:
-            source, scheme = checkpoint, Scheme(self.quantize, not self.float_head)
-            checkpoint = dataclasses.replace(
-                source,
-                quantized=lambda dtype, mesh: source.params(
-                    dtype or np.float32, mesh, serving=True, quantize=scheme
-                ),
-            )
         console = Console(stderr=True)
         write_checkpoint(
             self.target,
             checkpoint,
             self.format,
             dtype=None if self.dtype is None else jnp.dtype(self.dtype),
+            quantize=Scheme(self.quantize, not self.float_head) if self.quantize else None,
             track=lambda names: track(
                 list(names), "writing", console=console, disable=not console.is_terminal
             ),
         )
         count = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
         print(f"{self.target}: {count:,} parameters in {len(checkpoint.tensors)} tensors")
-        for kind, names in (("unused", checkpoint.unused), ("zeros for", checkpoint.missing)):
+        about = checkpoint.about
+        for kind, names in (("unused", about.unused), ("zeros for", about.missing)):
             for name in names:
                 print(f"  {kind} {name}")
-        if checkpoint.vocabulary is None:
+        if about.vocabulary is None:
             print("  without a vocabulary: give one with --vocabulary, or to load()")

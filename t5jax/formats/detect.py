@@ -17,6 +17,7 @@ from t5jax.formats import hub, huggingface, native, t5x
 from t5jax.formats.checkpoint import Checkpoint
 from t5jax.knobs import short
 from t5jax.model.family import families
+from t5jax.ops.quantized import Scheme
 from t5jax.paths import user_path
 from t5jax.vocabulary import Vocabulary, make_vocabulary
 
@@ -58,6 +59,7 @@ def open_checkpoint(
         if not hub.looks_like_id(str(path)):
             raise FileNotFoundError(f"{path} is no folder, and no id of the Hugging Face hub")
         folder = hub.download(str(path))
+    checkpoint: Checkpoint
     if native.detect(folder):
         checkpoint = native.read(folder, **changes)
     elif huggingface.detect(folder):
@@ -77,12 +79,13 @@ def open_checkpoint(
                     "Vocabulary"
                 )
             vocabulary = make_vocabulary(vocabulary)
-        checkpoint = dataclasses.replace(checkpoint, vocabulary=vocabulary)
-    have = checkpoint.vocabulary
-    if have is not None and have.vocab_size > checkpoint.config.vocab_size:
+        about = dataclasses.replace(checkpoint.about, vocabulary=vocabulary)
+        checkpoint = dataclasses.replace(checkpoint, about=about)
+    about = checkpoint.about
+    if about.limit is not None and about.limit > about.config.vocab_size:
         raise ValueError(
-            f"{path}: the vocabulary has {have.vocab_size} ids, the embedding only "
-            f"{checkpoint.config.vocab_size} rows; they do not belong together"
+            f"{path}: the vocabulary has {about.limit} ids, the embedding only "
+            f"{about.config.vocab_size} rows; they do not belong together"
         )
     return checkpoint
 
@@ -105,6 +108,7 @@ def write_checkpoint(
     format: str,
     *,
     dtype: Any = None,
+    quantize: Scheme | None = None,
     track: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> None:
     """Writes a checkpoint in a format; the folder is complete or not there.
@@ -114,6 +118,7 @@ def write_checkpoint(
       checkpoint: what to write.
       format: "t5jax", "hf" or "t5x".
       dtype: of the written parameters; None: as they are. float16 holds what is at most 65,504.
+      quantize: write the kernels so; of a checkpoint that is not quantized, in t5jax's format.
       track: gets the tensors' names and gives them back, one before each is written.
 
     Raises:
@@ -126,12 +131,12 @@ def write_checkpoint(
         raise ValueError(f"format={short(format)} is not known; use {known}")
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another folder or delete it")
-    if checkpoint.quantized is not None and format != "t5jax":
+    if (quantize or checkpoint.about.scheme) and format != "t5jax":
         raise ValueError(f"a quantized model can be written in the format 't5jax', not {format!r}")
     if dtype == np.float16:
         _check_float16(checkpoint)
     if format == "t5jax":
-        native.write(path, checkpoint, dtype=dtype)
+        native.write(path, checkpoint, dtype=dtype, quantize=quantize)
     elif format == "hf":
         huggingface.write(path, checkpoint, dtype=dtype, track=track)
     else:
@@ -146,7 +151,7 @@ def report_assumed(path: str | Path, checkpoint: Checkpoint, given: Iterable[str
       checkpoint: what is there.
       given: fields that the user has set.
     """
-    taken = [f"{k}={v}" for k, v in checkpoint.assumed.items() if k not in set(given)]
+    taken = [f"{k}={v}" for k, v in checkpoint.about.assumed.items() if k not in set(given)]
     if taken:
         print(
             f"warning: {path} does not tell {' and '.join(x.split('=')[0] for x in taken)}: taken "

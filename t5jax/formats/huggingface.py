@@ -1,115 +1,92 @@
 """Hugging Face's format: configuration, weights and tokenizer in one folder, read and written.
 
-One table says where each tensor lies in their layout and in ours; both directions follow it.
+A family's table (`Table`) says where each tensor lies; both directions follow it.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
 
 from t5jax.formats import generation_defaults
 from t5jax.formats.checkpoint import (
+    About,
     Checkpoint,
-    Tensor,
-    Tensors,
-    account,
+    SingleTensors,
     complete_folder,
-    zeros,
-)
-from t5jax.formats.huggingface_config import (
-    CONFIG_FILE,
-    EMBEDDINGS,
-    GENERATION_FILE,
-    HEAD,
-    config_fields,
-    read_config,
-    read_json_files,
-    same,
+    completed,
+    matches,
 )
 from t5jax.formats.tensor_files import read_tensors, write_safetensors
+from t5jax.knobs import short
+from t5jax.model.family import families, family_of
 from t5jax.model.parameters import paths
-from t5jax.model.t5.config import T5Config
+from t5jax.model.tensors import Row, Tensor, Tensors, equal
+from t5jax.schema import Schema, check, read_json
 from t5jax.vocabulary import Vocabulary, from_huggingface, write_huggingface
 
+CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
 WEIGHTS = "model.safetensors"
 SHARD_BYTES = 5 * 10**9
-
-# A table that transformers 2 and 3 wrote and nothing ever used: cross-attention has no positions.
-UNUSED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
-
-
-class Transform(NamedTuple):
-    """One tensor's way from their layout to ours, and back. Views, where NumPy can."""
-
-    read: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]  # theirs, our shape -> ours
-    write: Callable[[np.ndarray], np.ndarray]
-
-
-SAME = Transform(lambda x, shape: x.reshape(shape), lambda x: x)
-# Their linear layers are [out, in]; ours [in, out], with heads and head_dim apart.
-TRANSPOSED = Transform(lambda x, shape: x.T.reshape(shape), lambda x: x.T)
-INTO_HEADS = Transform(TRANSPOSED.read, lambda x: x.reshape(x.shape[0], -1).T)
-OUT_OF_HEADS = Transform(TRANSPOSED.read, lambda x: x.reshape(-1, x.shape[-1]).T)
-
-_ATTENTION = {"q": "query", "k": "key", "v": "value", "o": "out"}
+# Fields of any config.json that say nothing of the network's outputs: bookkeeping, training.
+_SILENT = frozenset(
+    """
+    _name_or_path _commit_hash _attn_implementation transformers_version torch_dtype dtype
+    name_or_path is_encoder_decoder is_decoder use_cache initializer_range classifier_dropout
+    output_past output_attentions output_hidden_states return_dict torchscript use_bfloat16
+    gradient_checkpointing chunk_size_feed_forward add_cross_attention cross_attention_hidden_size
+    tie_encoder_decoder tokenizer_class task_specific_params id2label label2id num_labels
+    problem_type finetuning_task prefix bos_token_id sep_token_id pruned_heads xla_device
+    tf_legacy_loss output_scores return_dict_in_generate eos_token_ids
+    """.split()
+)
 
 
-def rows(config: T5Config) -> Iterator[tuple[str, str, Transform]]:
-    """Their key, our path with layers apart, the transform: the table of the format."""
-    yield EMBEDDINGS[0], "token_embedder/embedding", SAME
-    if not (config.tie_word_embeddings or config.encoder_only):
-        yield HEAD, "head/kernel", TRANSPOSED
-    # LongT5 names an encoder's attention by its kind.
-    own = {"full": "", "local": "Local", "transient-global": "TransientGlobal"}
-    encoder = f"{own[config.encoder_attention_type]}SelfAttention"
-    stacks = {
-        "encoder": (config.num_layers, {encoder: ("attention", "self_attention")}),
-        "decoder": (
-            config.num_decoder_layers,
-            {
-                "SelfAttention": ("self_attention", "self_attention"),
-                "EncDecAttention": ("cross_attention", "encoder_decoder_attention"),
-            },
-        ),
-    }
-    for stack_name, (depth, attentions) in stacks.items():
-        if depth:
-            yield f"{stack_name}.final_layer_norm.weight", f"{stack_name}/norm/scale", SAME
-        for i in range(depth):
-            theirs, ours = f"{stack_name}.block.{i}.layer", f"{stack_name}/layers_{i}"
-            for j, (name, (norm, module)) in enumerate(attentions.items()):
-                yield f"{theirs}.{j}.layer_norm.weight", f"{ours}/pre_{norm}_layer_norm/scale", SAME
-                for letter, kernel in _ATTENTION.items():
-                    transform = OUT_OF_HEADS if letter == "o" else INTO_HEADS
-                    yield (
-                        f"{theirs}.{j}.{name}.{letter}.weight",
-                        f"{ours}/{module}/{kernel}",
-                        transform,
-                    )
-            per_layer = config.relative_bias == "per_layer"
-            attention = f"{theirs}.0.{next(iter(attentions))}"
-            if per_layer or i == 0:
-                owner = ours if per_layer else stack_name
-                key = f"{attention}.relative_attention_bias.weight"
-                yield key, f"{owner}/relpos_bias/rel_embedding", TRANSPOSED
-            if stack_name == "encoder" and config.global_tokens:
-                path = f"{ours}/self_attention/global_input_layer_norm/scale"
-                yield f"{attention}.global_input_layer_norm.weight", path, SAME
-                if i == 0:
-                    key = f"{attention}.global_relative_attention_bias.weight"
-                    yield key, "encoder/global_relpos_bias/rel_embedding", TRANSPOSED
-            j = len(attentions)
-            yield f"{theirs}.{j}.layer_norm.weight", f"{ours}/pre_mlp_layer_norm/scale", SAME
-            for kernel in ("wi_0", "wi_1", "wo") if config.gated else ("wi", "wo"):
-                key = f"{theirs}.{j}.DenseReluDense.{kernel}.weight"
-                yield key, f"{ours}/mlp/{kernel}", TRANSPOSED
+class Table(Protocol):
+    """What a family's table of this format has, a module.
+
+    Attributes:
+      MODEL_TYPES: of config.json.
+      ConfigJson: the fields of config.json that are read, a `Schema`.
+      SILENT: fields of the family's config.json that say nothing of the outputs.
+      IGNORED: regular expressions of names of tensors that files may hold in vain.
+    """
+
+    MODEL_TYPES: Collection[str]
+    ConfigJson: type[Schema]
+    SILENT: frozenset[str]
+    IGNORED: tuple[str, ...]
+
+    def rows(self, config: Any) -> Iterable[Row]:
+        """Where every parameter lies."""
+
+    def read_config(
+        self, folder: Path, content: Mapping[str, Any], weights: Tensors, start: int | None
+    ) -> Any:
+        """The configuration of config.json's fields, the weights, and the start id if known."""
+
+    def config_json(self, config: Any) -> dict[str, Any]:
+        """The inverse of `read_config`."""
+
+    def byte_level(self, config: Any) -> bool:
+        """Whether the tokenizer is bytes even if a folder has no tokenizer file."""
+
+
+class _Kind(Schema):
+    model_type: str | None = None
+
+
+class _GenerationJson(Schema):
+    """The ids of a generation_config.json that belong to the architecture."""
+
+    decoder_start_token_id: int | None = None
+    pad_token_id: int | None = None
 
 
 # reading
@@ -120,94 +97,110 @@ def detect(path: Path) -> bool:
     return (path / CONFIG_FILE).is_file()
 
 
-def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> Checkpoint:
+def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> SingleTensors:
     """Opens a folder; its tensors are read when they are asked for.
 
     Args:
       path: the folder.
       allow: regular expressions of names that may be unused or missing.
-      changes: fields of `T5Config` that are to be otherwise than the folder says.
+      changes: fields of the configuration that are to be otherwise than the folder says.
 
     Raises:
       ValueError: something is damaged, missing, or not supported.
     """
-    content, generation = read_json_files(path)
+    content = read_json(path / CONFIG_FILE, dict[str, Any])
+    table = _table(path / CONFIG_FILE, content)
+    generation = _read_generation(path, content)
     weights = read_tensors(path)
-    config = read_config(path, content, weights, generation).replace(**changes)
+    _check_known(path / CONFIG_FILE, content, table)
+    start = generation.get("decoder_start_token_id")
+    config = table.read_config(path, content, weights, start).replace(**changes)
     tensors, used = from_weights(config, weights, path)
-    copies = check_copies(path, config, weights)
-    unused = sorted(set(weights) - used - copies - set(UNUSED))
-    missing = {name: shape for name, shape in paths(config).items() if name not in tensors}
-    unused_, missing_ = account(path, unused, sorted(missing), allow)
-    return Checkpoint(
-        config=config,
-        tensors=tensors | {name: zeros(shape) for name, shape in missing.items()},
-        vocabulary=_read_vocabulary(path, config),
-        generation=generation,
-        unused=unused_,
-        missing=missing_,
-    )
+    unused = {name for name in set(weights) - used if not matches(name, table.IGNORED)}
+    about = About(config, _read_vocabulary(path, table.byte_level(config)), generation)
+    return completed(about, tensors, path, unused, allow)
+
+
+def _table(file: Path, content: Mapping[str, Any]) -> Table:
+    """The table of the family that has the file's model_type; of the first where it has none."""
+    tables = [family.table("hf") for family in families() if "hf" in family.formats]
+    kind = check(_Kind, content, file).model_type
+    for table in tables:
+        if kind is None or kind in table.MODEL_TYPES:
+            check(table.ConfigJson, content, file)
+            return table
+    supported = ", ".join(kind for table in tables for kind in table.MODEL_TYPES)
+    raise ValueError(f"{file}: model_type={kind!r} is not supported; supported: {supported}")
+
+
+def _read_generation(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of generation, as transformers 5 finds them.
+
+    They are those of generation_config.json; of config.json where there is no such file.
+    (transformers 4 prefers config.json beside a generation_config.json that says
+    `_from_model_config`.) Several EOS in config.json end outputs here even where the other file
+    has none, with which transformers would never end.
+
+    Raises:
+      ValueError: the file is not JSON, or a field is of another type than transformers writes.
+    """
+    file = folder / GENERATION_FILE
+    if not file.is_file():
+        return generation_defaults.of_config(content)
+    generation = read_json(file, dict[str, Any])
+    check(_GenerationJson, generation, file)
+    if isinstance(content.get("eos_token_id"), list) and generation.get("eos_token_id") is None:
+        generation["eos_token_id"] = content["eos_token_id"]
+    return generation
+
+
+def _check_known(file: Path, content: Mapping[str, Any], table: Table) -> None:
+    """ValueError for a field of config.json that nothing here reads, and that may matter."""
+    known = {*table.ConfigJson.model_fields, *table.SILENT, *_SILENT, *generation_defaults.NAMES}
+    for name in sorted(set(content) - known):
+        raise ValueError(
+            f"{file}: {name}={short(content[name])} is not known to t5jax and might change the "
+            "outputs; remove it from the file if it does not"
+        )
 
 
 def from_weights(
-    config: T5Config, weights: Mapping[str, Tensor], source: Path | str = "the model"
+    config: Any, weights: Tensors, source: Path | str = "the model"
 ) -> tuple[dict[str, Tensor], set[str]]:
-    """Their tensors by name -> ours by path, those that are there; and the names used."""
+    """Their tensors by name -> ours by path, those that are there; and the names used.
+
+    Raises:
+      ValueError: a tensor has another shape, or differs from what it would be a copy of.
+    """
     shapes, tensors, used = paths(config), {}, set()
-    for key, path, transform in rows(config):
-        name = key
-        if key == EMBEDDINGS[0]:
-            name = next((n for n in EMBEDDINGS if n in weights), key)
-        if name not in weights:
-            continue
-        used.add(name)
-        tensors[path] = _reading(name, weights[name], shapes[path], transform, source)
+    for row in family_of(config).table("hf").rows(config):
+        names = [name for name in row.names if name in weights]
+        for name in names[1:]:
+            if not equal(weights[name], weights[names[0]]):
+                raise ValueError(
+                    f"{source}: {name} differs from {names[0]}; only models in which they are one "
+                    "are supported"
+                )
+        used.update(names)
+        for name in names[:1]:
+            tensors[row.path] = _reading(name, weights[name], shapes[row.path], row, source)
     return tensors, used
 
 
-def check_copies(source: Path, config: T5Config, weights: Mapping[str, Tensor]) -> set[str]:
-    """Names of tensors that are copies of another: the embedding's, a tied head, a shared bias.
-
-    Raises:
-      ValueError: one of them differs from what it would be a copy of.
-    """
-    first = next((name for name in EMBEDDINGS if name in weights), EMBEDDINGS[0])
-    originals = {name: first for name in EMBEDDINGS}
-    if config.tie_word_embeddings:
-        originals[HEAD] = first
-    if config.relative_bias == "shared":
-        for name in weights:
-            if name.endswith("relative_attention_bias.weight"):
-                originals[name] = re.sub(r"\.block\.\d+\.", ".block.0.", name, count=1)
-    found = set()
-    for name, original in originals.items():
-        if name == original or name not in weights or original not in weights:
-            continue
-        if not same(weights[name], weights[original]):
-            raise ValueError(
-                f"{source}: {name} differs from {original}; only models in which they are one "
-                "are supported"
-            )
-        found.add(name)
-    return found
-
-
 def _reading(
-    name: str, theirs: Tensor, shape: tuple[int, ...], transform: Transform, source: Path | str
+    name: str, theirs: Tensor, shape: tuple[int, ...], row: Row, source: Path | str
 ) -> Tensor:
-    # An array of this shape that takes no memory: every entry is the same one.
-    expected = transform.write(np.broadcast_to(np.float32(0), shape)).shape
+    expected = row.transform.written_shape(shape)
     if theirs.shape != expected:
         raise ValueError(
             f"{source}: {name} has shape {theirs.shape}; the configuration asks for {expected}"
         )
-    return Tensor(shape, theirs.dtype, lambda: transform.read(theirs.read(), shape))
+    return Tensor(shape, theirs.dtype, lambda: row.transform.read(theirs.read(), shape))
 
 
-def _read_vocabulary(folder: Path, config: T5Config) -> Vocabulary | None:
+def _read_vocabulary(folder: Path, byte_level: bool) -> Vocabulary | None:
     try:
-        # A ByT5 may come without any tokenizer file: its 384 rows are 3 + 256 bytes + sentinels.
-        return from_huggingface(folder, byte_level=config.vocab_size == 384)
+        return from_huggingface(folder, byte_level=byte_level)
     except FileNotFoundError:
         return None
 
@@ -215,14 +208,19 @@ def _read_vocabulary(folder: Path, config: T5Config) -> Vocabulary | None:
 # writing
 
 
-def to_weights(config: T5Config, tensors: Tensors) -> dict[str, Tensor]:
-    """Our tensors by path -> theirs by name."""
+def to_weights(config: Any, tensors: Tensors) -> dict[str, Tensor]:
+    """Our tensors by path -> theirs by name.
 
-    def writing(ours: Tensor, transform: Transform) -> Tensor:
-        shape = transform.write(np.broadcast_to(np.float32(0), ours.shape)).shape
-        return Tensor(shape, ours.dtype, lambda: np.ascontiguousarray(transform.write(ours.read())))
+    Raises:
+      ValueError: the configuration's family has no table of this format.
+    """
 
-    return {key: writing(tensors[path], transform) for key, path, transform in rows(config)}
+    def writing(row: Row) -> Tensor:
+        ours, write = tensors[row.path], row.transform.write
+        shape = row.transform.written_shape(ours.shape)
+        return Tensor(shape, ours.dtype, lambda: np.ascontiguousarray(write(ours.read())))
+
+    return {row.names[0]: writing(row) for row in family_of(config).table("hf").rows(config)}
 
 
 def write(
@@ -244,8 +242,10 @@ def write(
 
     Raises:
       FileExistsError: `path` exists.
+      ValueError: the model's family has no table of this format.
     """
-    weights = to_weights(checkpoint.config, checkpoint.tensors)
+    about = checkpoint.about
+    weights = to_weights(about.config, checkpoint.tensors)
     sizes = {
         name: int(np.prod(x.shape)) * np.dtype(dtype or x.dtype).itemsize
         for name, x in weights.items()
@@ -267,34 +267,13 @@ def write(
             index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
             _write_json(folder / f"{WEIGHTS}.index.json", index)
         stored = np.dtype(dtype or next(iter(weights.values())).dtype).name
-        _write_json(folder / CONFIG_FILE, _config_file(checkpoint.config, stored))
-        if checkpoint.vocabulary is not None:
-            write_huggingface(checkpoint.vocabulary, folder)
-        if not checkpoint.config.encoder_only:
-            fields = generation_defaults.write(
-                checkpoint.generation, checkpoint.config, checkpoint.limit
-            )
-            _write_json(folder / GENERATION_FILE, fields)
-
-
-def _config_file(config: T5Config, dtype: str) -> dict[str, Any]:
-    kind = "t5"
-    name = "T5"
-    if config.relative_bias == "per_layer":
-        kind, name = "umt5", "UMT5"
-    elif config.long:
-        kind, name = "longt5", "LongT5"
-    part = "EncoderModel" if config.encoder_only else "ForConditionalGeneration"
-    fields = config_fields(config)
-    if config.encoder_only:
-        fields["num_decoder_layers"] = config.num_layers
-    return {
-        "model_type": kind,
-        "architectures": [name + part],
-        "is_encoder_decoder": not config.encoder_only,
-        "torch_dtype": dtype,
-        **fields,
-    }
+        fields = family_of(about.config).table("hf").config_json(about.config)
+        _write_json(folder / CONFIG_FILE, {**fields, "torch_dtype": stored})
+        if about.vocabulary is not None:
+            write_huggingface(about.vocabulary, folder)
+        if not about.config.encoder_only:
+            options = generation_defaults.write(about.generation, about.config, about.limit)
+            _write_json(folder / GENERATION_FILE, options)
 
 
 def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:

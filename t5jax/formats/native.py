@@ -17,7 +17,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -25,21 +25,24 @@ from jax.sharding import Mesh
 from pydantic import Field
 
 from t5jax.formats import checksums
+from t5jax.formats.assembly import Form, placements
 from t5jax.formats.checkpoint import (
+    About,
     Checkpoint,
-    Tensor,
-    Tensors,
+    cast,
     complete_folder,
-    placements,
+    served,
     tensors_of,
 )
 from t5jax.model.contract import ModelConfig, Params
 from t5jax.model.family import default_family, family_of, named
-from t5jax.model.parameters import abstract_params, paths, quantize, scheme_of
+from t5jax.model.parameters import abstract_params, paths
+from t5jax.model.parameters import quantize as quantize_tree
+from t5jax.model.tensors import Tensor, Tensors
 from t5jax.ops.quantized import Quantized, Scheme, map_kernels
 from t5jax.run_folder import CHECKPOINTS, CHECKSUMS, MODEL, PARAMS, VOCABULARY, step_of, steps
 from t5jax.schema import Schema, read_json
-from t5jax.vocabulary import Vocabulary, load_vocabulary, save_vocabulary
+from t5jax.vocabulary import load_vocabulary, save_vocabulary
 
 
 class ModelJson(Schema):
@@ -56,39 +59,29 @@ class ModelJson(Schema):
     quantized: Quantized | None = None
 
 
-class Model(NamedTuple):
-    """What a folder says of its model, beside the parameters."""
-
-    config: Any  # a ModelConfig
-    vocabulary: Vocabulary | None
-    generation: dict[str, Any]
-    max_input_length: int | None
-    quantized: Scheme | None = None
-
-
 def detect(path: Path) -> bool:
     """Whether `path` is a folder of this format, or one step of its checkpoints."""
     return (path / MODEL).is_file() or step_of(path) is not None
 
 
-def write_model(folder: Path, model: Model, files: Mapping[str, bytes] | None = None) -> None:
+def write_model(folder: Path, about: About, files: Mapping[str, bytes] | None = None) -> None:
     """Writes what `read_model` reads, and other text `files`, all with their checksums."""
-    family = family_of(model.config)
+    family = family_of(about.config)
     content = json.dumps(
         {
             # A file without it is of the default family, as all were at first.
             **({} if family is default_family() else {"family": family.name}),
-            "model": dataclasses.asdict(model.config),
-            "generation": model.generation,
-            "max_input_length": model.max_input_length,
-            "quantized": model.quantized and dataclasses.asdict(model.quantized),
+            "model": dataclasses.asdict(about.config),
+            "generation": dict(about.generation),
+            "max_input_length": about.max_input_length,
+            "quantized": about.scheme and dataclasses.asdict(about.scheme),
         },
         indent=2,
     )
     contents = {MODEL: f"{content}\n".encode(), **(files or {})}
-    if model.vocabulary is not None:
+    if about.vocabulary is not None:
         with tempfile.TemporaryDirectory() as made:
-            save_vocabulary(model.vocabulary, made)
+            save_vocabulary(about.vocabulary, made)
             for file in sorted(Path(made).iterdir()):
                 contents[f"{VOCABULARY}/{file.name}"] = file.read_bytes()
     checksums.replace_files(folder, contents)
@@ -109,7 +102,7 @@ def verify_text(folder: Path, *names: str) -> None:
         ) from None
 
 
-def read_model(folder: Path) -> Model:
+def read_model(folder: Path) -> About:
     """Raises ValueError where a file is damaged, or model.json names an unknown field."""
     verify_text(folder, MODEL, VOCABULARY)
     file = folder / MODEL
@@ -124,7 +117,7 @@ def read_model(folder: Path) -> Model:
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     quantized = content.quantized
-    return Model(
+    return About(
         config,
         load_vocabulary(folder / VOCABULARY) if (folder / VOCABULARY).is_dir() else None,
         content.generation or {},
@@ -191,14 +184,20 @@ def _stored(source: Path) -> Any:
 
 
 def _restore(source: Path, config: ModelConfig, dtype: Any, mesh: Mesh | None) -> Params:
-    """The parameters, cast and placed."""
+    """The training tree, cast and placed."""
     shapes = abstract_params(config)
     _verify(source, quickly=False)
     _check_shapes(source, _stored(source), shapes)
     places = placements(config, mesh)
-    target = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, dtype, sharding=place), shapes, places
+    return _restored(
+        source,
+        jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, dtype, sharding=place), shapes, places
+        ),
     )
+
+
+def _restored(source: Path, target: Any) -> Params:
     with _checkpointer() as checkpointer:
         try:
             return checkpointer.restore(source, target)
@@ -206,26 +205,47 @@ def _restore(source: Path, config: ModelConfig, dtype: Any, mesh: Mesh | None) -
             raise ValueError(f"{source} is damaged or incomplete: {first_line(error)}") from error
 
 
-def _restore_quantized(
-    source: Path, config: ModelConfig, scheme: Scheme, dtype: Any, mesh: Mesh | None
-) -> Params:
-    """The serving tree with quantized kernels; what is not quantized is cast."""
-    _verify(source, quickly=False)
-    abstract = abstract_params(config, serving=True)
-    shapes = jax.eval_shape(lambda x: quantize(config, x, scheme), abstract)
-    places = placements(config, mesh, serving=True)
+@dataclasses.dataclass(frozen=True)
+class TrainingTree(Checkpoint):
+    """A step's parameters with stacked layers, at `source`."""
 
-    def target(x: Any, where: Any) -> Any:
-        if isinstance(x, Quantized):
-            return jax.tree.map(lambda part, where: part.update(sharding=where), x, x.places(where))
-        return jax.ShapeDtypeStruct(x.shape, dtype, sharding=where)
+    source: Path
 
-    tree = map_kernels(target, shapes, places)
-    with _checkpointer() as checkpointer:
-        try:
-            return checkpointer.restore(source, tree)
-        except Exception as error:
-            raise ValueError(f"{source} is damaged or incomplete: {first_line(error)}") from error
+    def _read(self, form: Form, dtype: Any, mesh: Mesh | None) -> Params:
+        config, stored = self.about.config, next(iter(self.tensors.values())).dtype
+        if not isinstance(form, Scheme):
+            return served(config, _restore(self.source, config, dtype or stored, mesh), form)
+        # Kernels are quantized as they are stored: what is rounded twice is further off.
+        return cast(served(config, _restore(self.source, config, stored, mesh), form), dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizedTree(Checkpoint):
+    """A serving tree with quantized kernels, at `source`."""
+
+    source: Path
+
+    def _read(self, form: Form, dtype: Any, mesh: Mesh | None) -> Params:
+        config: Any = self.about.config
+        scheme: Any = self.about.scheme
+        _verify(self.source, quickly=False)
+        abstract = abstract_params(config, serving=True)
+        shapes = jax.eval_shape(lambda x: quantize_tree(config, x, scheme), abstract)
+        if dtype is None:
+            float_leaf = next(
+                k for k, x in _by_name(shapes).items() if not isinstance(x, Quantized)
+            )
+            dtype = _by_name(_stored(self.source))[float_leaf].dtype
+        places = placements(config, mesh, serving=True)
+
+        def target(x: Any, where: Any) -> Any:
+            if isinstance(x, Quantized):
+                return jax.tree.map(
+                    lambda part, where: part.update(sharding=where), x, x.places(where)
+                )
+            return jax.ShapeDtypeStruct(x.shape, dtype, sharding=where)
+
+        return _restored(self.source, map_kernels(target, shapes, places))
 
 
 def first_line(error: Exception) -> str:
@@ -233,15 +253,15 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def _by_name(tree: Any) -> dict[str, Any]:
+    """Whatever has a shape by its path; a quantized kernel is one."""
+    leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+
+
 def _check_shapes(source: Path, stored: Any, target: Params) -> None:
-    theirs = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in jax.tree.leaves_with_path(stored, is_leaf=lambda x: hasattr(x, "shape"))
-    }
-    ours = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-        for path, leaf in jax.tree.leaves_with_path(target)
-    }
+    theirs = {name: tuple(leaf.shape) for name, leaf in _by_name(stored).items()}
+    ours = {name: leaf.shape for name, leaf in _by_name(target).items()}
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             raise ValueError(
@@ -262,62 +282,45 @@ def read(path: Path, **changes: Any) -> Checkpoint:
       ValueError: what is there is damaged, or does not fit the configuration.
     """
     found = step_of(path)
-    model = read_model(found[0] if found else path)
-    config = model.config.replace(**changes)
+    about = read_model(found[0] if found else path)
+    about = dataclasses.replace(about, config=about.config.replace(**changes))
     source = _source(path)
-    if model.quantized:
-        return Checkpoint(
-            config=config,
-            tensors={},
-            vocabulary=model.vocabulary,
-            generation=model.generation,
-            max_input_length=model.max_input_length,
-            quantized=functools.partial(_restore_quantized, source, config, model.quantized),
-            scheme=model.quantized,
-        )
+    if about.scheme is not None:
+        return QuantizedTree(about, {}, source)
     stored = _stored(source)
-    _check_shapes(source, stored, abstract_params(config))
-    dtype = np.dtype(jax.tree.leaves(stored, is_leaf=lambda x: hasattr(x, "shape"))[0].dtype)
+    _check_shapes(source, stored, abstract_params(about.config))
+    dtype = np.dtype(next(iter(_by_name(stored).values())).dtype)
 
     @functools.cache
     def tensors() -> Tensors:
-        return tensors_of(config, _restore(source, config, dtype, None))
+        return tensors_of(about.config, _restore(source, about.config, dtype, None))
 
     def read_one(name: str) -> np.ndarray:
         return tensors()[name].read()
 
-    return Checkpoint(
-        config=config,
-        tensors={
-            name: Tensor(shape, dtype, functools.partial(read_one, name))
-            for name, shape in paths(config).items()
-        },
-        vocabulary=model.vocabulary,
-        generation=model.generation,
-        max_input_length=model.max_input_length,
-        stacked=functools.partial(_restore, source, config),
-    )
+    lazily = {
+        name: Tensor(shape, dtype, functools.partial(read_one, name))
+        for name, shape in paths(about.config).items()
+    }
+    return TrainingTree(about, lazily, source)
 
 
-def write(path: Path, checkpoint: Checkpoint, *, dtype: Any = None) -> None:
-    """Writes a folder that `read` reads; it is complete or not there.
+def write(
+    path: Path, checkpoint: Checkpoint, *, dtype: Any = None, quantize: Scheme | None = None
+) -> None:
+    """Writes a folder that `read` reads, its kernels quantized or not; complete or not there.
 
     Raises:
       FileExistsError: `path` exists.
     """
+    about = checkpoint.about
     with complete_folder(path) as folder:
-        if checkpoint.quantized is not None:
-            params = checkpoint.quantized(dtype, None)
+        if quantize is not None:
+            about = dataclasses.replace(about, scheme=quantize)
+            params = checkpoint.read(quantize, dtype or np.float32)
         else:
-            params = checkpoint.params(dtype or next(iter(checkpoint.tensors.values())).dtype)
-        model = Model(
-            checkpoint.config,
-            checkpoint.vocabulary,
-            dict(checkpoint.generation),
-            checkpoint.max_input_length,
-            scheme_of(checkpoint.config, params) if checkpoint.quantized is not None else None,
-        )
-        write_model(folder, model)
+            params = checkpoint.read(about.scheme or "training", dtype)
+        write_model(folder, about)
         with _checkpointer() as checkpointer:
             checkpointer.save(folder / CHECKPOINTS / "0" / PARAMS, params)
         checksums.write(folder / CHECKPOINTS / "0")

@@ -19,8 +19,8 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from t5jax.formats.checkpoint import Tensor
 from t5jax.knobs import short
+from t5jax.model.tensors import Tensor
 from t5jax.schema import Schema, check, parse_json, read_json
 
 

@@ -176,7 +176,7 @@ class Run:
         with sharding.use(self.mesh):
             if self.config.init is None:
                 return self.layout.fresh(jax.random.key(self.config.training.seed)), None
-            params = open_init(self.config).params(np.float32, self.mesh)
+            params = open_init(self.config).read("training", np.float32, self.mesh)
             return self.layout.begin(params), None
 
     def __enter__(self) -> Run:

@@ -11,7 +11,7 @@ from t5jax import run_folder
 from t5jax.config import RunConfig
 from t5jax.config_files import build_config, differences, stored_config, to_yaml
 from t5jax.formats import native
-from t5jax.formats.checkpoint import Checkpoint
+from t5jax.formats.checkpoint import About, Checkpoint
 from t5jax.formats.detect import open_checkpoint, report_assumed
 from t5jax.paths import user_path
 from t5jax.tasks import run_modules
@@ -53,13 +53,13 @@ def _beginnings(early: RunConfig, given: Any) -> tuple[Vocabulary, Any, tuple[st
     if not early.init:
         return make_vocabulary(early.vocabulary or "bytes"), None, ()
     checkpoint = open_checkpoint(early.init, vocabulary=early.vocabulary or None)
-    if checkpoint.vocabulary is None:
+    if checkpoint.about.vocabulary is None:
         raise ValueError(
             f"init={early.init} came without a vocabulary; name it: `vocabulary: bytes`, or a "
             "SentencePiece file"
         )
     report_assumed(early.init, checkpoint, given)
-    return checkpoint.vocabulary, checkpoint.config, tuple(checkpoint.assumed)
+    return checkpoint.about.vocabulary, checkpoint.about.config, tuple(checkpoint.about.assumed)
 
 
 def _check(config: RunConfig, vocabulary: Vocabulary) -> None:
@@ -89,7 +89,7 @@ def _check(config: RunConfig, vocabulary: Vocabulary) -> None:
 def open_init(config: RunConfig) -> Checkpoint:
     """The checkpoint that a run starts from, with what the configuration says and it does not."""
     checkpoint = open_checkpoint(config.init or "")
-    told = {name: getattr(config.model, name) for name in checkpoint.assumed}
+    told = {name: getattr(config.model, name) for name in checkpoint.about.assumed}
     return open_checkpoint(config.init or "", **told) if told else checkpoint
 
 
@@ -113,6 +113,6 @@ def write_run(run_dir: Path, config: RunConfig, vocabulary: Vocabulary) -> None:
     """Writes the run's config.yaml and model files."""
     lengths = config.data.lengths
     generation = {"max_new_tokens": config.eval.max_new_tokens or lengths.targets}
-    model = native.Model(config.model, vocabulary, generation, lengths.inputs)
+    model = About(config.model, vocabulary, generation, lengths.inputs)
     files = {run_folder.CONFIG: to_yaml(config).encode(), **run_modules.copies(config.data.modules)}
     native.write_model(run_dir, model, files)

@@ -8,10 +8,11 @@ import pytest
 
 import t5jax
 from t5jax.decoding.options import GenerationOptions
-from t5jax.formats.checkpoint import Tensor, assemble
+from t5jax.formats.assembly import assemble
 from t5jax.formats.detect import open_checkpoint, write_checkpoint
 from t5jax.model.parameters import paths
 from t5jax.model.t5.config import VARIANTS, T5Config
+from t5jax.model.tensors import Tensor
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
 from tests.support import their_generate, transformers4
@@ -68,7 +69,7 @@ def model_of(config: T5Config, **options) -> Text2Text:
         return Tensor(shape, x.dtype, lambda: x)
 
     tensors = {path: tensor(path, shape) for path, shape in paths(config).items()}
-    params = assemble(config, tensors, np.float32, None, serving=True)
+    params = assemble(config, tensors, "serving", np.float32)
     return Text2Text(config, params, ByteVocabulary(100), **options)
 
 
@@ -85,7 +86,7 @@ def in_version_4(jobs: list[dict]) -> list:
 
 def check(folders: list[Path], *generates) -> set[int]:
     """With no option named: what the folders say is all that there is. The outputs' lengths."""
-    configs = [open_checkpoint(folder).config for folder in folders]
+    configs = [open_checkpoint(folder).about.config for folder in folders]
     jobs = [
         {"folder": str(folder), "ids": inputs_of(config)}
         for folder, config in zip(folders, configs, strict=True)
@@ -157,6 +158,7 @@ def test_what_transformers_lacks_is_kept_for_us_and_said(tmp_path, capsys):
     assert t5jax.load(tmp_path / "a").generation == options
     assert capsys.readouterr().err == ""
     # It generates all the same.
-    (ids,) = their_generate.generate([{"folder": str(tmp_path / "a"), "ids": [[5, 6, 1]],
-                                       "options": {"max_new_tokens": 3}}])  # fmt: skip
+    options = {"max_new_tokens": 3, "min_new_tokens": 3}
+    job = {"folder": str(tmp_path / "a"), "ids": [[5, 6, 1]], "options": options}
+    (ids,) = their_generate.generate([job])
     assert len(ids[0]) == 3

@@ -18,8 +18,8 @@ from flax.traverse_util import unflatten_dict
 import t5jax
 from t5jax.decoding.options import GenerationOptions
 from t5jax.formats.detect import open_checkpoint
-from t5jax.formats.huggingface_config import ConfigJson
 from t5jax.model.t5.config import T5Config
+from t5jax.model.t5.huggingface import ConfigJson
 from t5jax.vocabulary import train_sentencepiece
 from tests.support.models import lively_params, tiny_text2text
 from tests.support.reference import KINDS, ragged_ids, random_torch, scale_of, torch, transformers
@@ -133,7 +133,7 @@ def test_through_every_format_and_back_is_bit_exact(variant, tmp_path):
         target = tmp_path / f"{i}-{format}"
         t5jax.load(source).save(target, format=format)
         source = target
-        assert open_checkpoint(source).config == config
+        assert open_checkpoint(source).about.config == config
     weights = transformers.AutoModelForSeq2SeqLM.from_pretrained(source).state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
@@ -281,7 +281,7 @@ def test_head_and_scaling_of_every_age_of_config(tmp_path, kind, fields, tied, s
         tie_word_embeddings=tied, relative_bias="per_layer" if kind == "umt5" else "shared"
     )
     model = random_torch(config, kind=kind)
-    read = open_checkpoint(write_folder(tmp_path / "a", model, **fields)).config
+    read = open_checkpoint(write_folder(tmp_path / "a", model, **fields)).about.config
     assert (read.tie_word_embeddings, read.scale_decoder_outputs) == (tied, scaled)
 
 
@@ -294,7 +294,7 @@ def test_fields_that_old_configs_lack_have_their_defaults(tmp_path):
     folder = write_folder(
         tmp_path / "a", model, architectures=["T5WithLMHeadModel"], n_positions=512, **old
     )
-    assert open_checkpoint(folder).config == V1_0.replace(num_decoder_layers=2)
+    assert open_checkpoint(folder).about.config == V1_0.replace(num_decoder_layers=2)
 
 
 def test_a_bias_that_nothing_uses_is_left_alone(tmp_path):
@@ -304,7 +304,7 @@ def test_a_bias_that_nothing_uses_is_left_alone(tmp_path):
     state = load_file(folder / "model.safetensors")
     name = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
     save_file(state | {name: torch.zeros(32, 4)}, folder / "model.safetensors")
-    assert not open_checkpoint(folder).unused
+    assert not open_checkpoint(folder).about.unused
 
 
 def test_generation_config_gives_default_options(tmp_path, capsys):
@@ -549,11 +549,11 @@ def test_a_config_that_does_not_fit_is_refused(folder, fields, said):
 def test_unused_and_missing_names_can_be_allowed(folder):
     edit(folder, num_layers=1)
     checkpoint = open_checkpoint(folder, allow=r"encoder\.block\.1\..*")
-    assert len(checkpoint.unused) == 9 and not checkpoint.missing
+    assert len(checkpoint.about.unused) == 9 and not checkpoint.about.missing
     edit(folder, num_layers=3)
     checkpoint = open_checkpoint(folder, allow=r"encoder/layers_2/.*")
-    assert len(checkpoint.missing) == 9
-    assert not checkpoint.params()["encoder"]["layers"]["mlp"]["wo"][2].any()
+    assert len(checkpoint.about.missing) == 9
+    assert not checkpoint.read("training")["encoder"]["layers"]["mlp"]["wo"][2].any()
 
 
 WRONG = ([], {}, [[]], "x", 1.5, True, 10**10, 10**400, -1, [None], {"a": {}})
@@ -620,7 +620,7 @@ def test_a_shared_bias_may_be_there_for_every_layer_and_must_be_the_same(folder)
     name = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
     bias = load_file(folder / "model.safetensors")[name.format(0)]
     with_tensors(folder, **{name.format(1): bias.clone()})
-    assert not open_checkpoint(folder).unused
+    assert not open_checkpoint(folder).about.unused
     bias[3, 1] += 1
     with_tensors(folder, **{name.format(1): bias})
     assert f"{name.format(1)} differs from {name.format(0)}" in broken(folder)
@@ -628,7 +628,7 @@ def test_a_shared_bias_may_be_there_for_every_layer_and_must_be_the_same(folder)
 
 def test_a_head_that_is_to_be_the_embedding_and_is_not_is_refused(folder):
     """Where the caller says so; by itself a head in the file is one of its own."""
-    assert not open_checkpoint(folder).config.tie_word_embeddings
+    assert not open_checkpoint(folder).about.config.tie_word_embeddings
     assert "lm_head.weight differs from shared.weight" in broken(folder, tie_word_embeddings=True)
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from t5jax.formats import huggingface
-from t5jax.formats.checkpoint import Tensor
 from t5jax.model.parameters import paths
 from t5jax.model.t5.config import VARIANTS, T5Config
+from t5jax.model.t5.huggingface import config_fields
+from t5jax.model.tensors import Tensor
 from tests.support.devices import environment
 
 # Loads argv[1] and prints the peak of anonymous pages above the idle process, in bytes.
@@ -27,7 +28,7 @@ def anonymous():
 
 mesh = make_mesh(MeshConfig(fsdp=-1, data=1)) if jax.device_count() > 1 else None
 # What any first use allocates is not loading: a small model has been there before.
-jax.block_until_ready(open_checkpoint(sys.argv[2]).params("bfloat16", mesh))
+jax.block_until_ready(open_checkpoint(sys.argv[2]).read("training", "bfloat16", mesh))
 idle, peak, done = anonymous(), 0, threading.Event()
 
 def watch():
@@ -40,7 +41,7 @@ watcher.start()
 if mesh is None:
     model = t5jax.load(sys.argv[1], dtype="bfloat16")
 else:
-    model = open_checkpoint(sys.argv[1]).params("bfloat16", mesh)
+    model = open_checkpoint(sys.argv[1]).read("training", "bfloat16", mesh)
     jax.block_until_ready(model)
 done.set()
 watcher.join()
@@ -66,7 +67,7 @@ def write_empty(folder: Path, config: T5Config) -> int:
     with open(folder / "model.safetensors", "wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         stream.truncate(8 + len(text) + offset)
-    fields = huggingface.config_fields(config)
+    fields = config_fields(config)
     (folder / "config.json").write_text(json.dumps({"model_type": "t5", **fields}))
     return offset // 4
 

@@ -13,6 +13,7 @@ from t5jax.cli import main
 from t5jax.formats import t5x
 from t5jax.formats.detect import open_checkpoint
 from t5jax.model.t5.config import T5Config
+from t5jax.model.t5.t5x import Gin
 from t5jax.vocabulary import ByteVocabulary, make_vocabulary, save_vocabulary
 from tests.support.models import lively_params
 from tests.support.reference import ragged_ids, random_torch, scale_of, torch
@@ -151,7 +152,7 @@ def test_checkpoints_of_t5x_give_the_logits_of_transformers(tmp_path, kind, conf
     t5 = t5jax.load(write(tmp_path / "checkpoint_1000", tree))
     assert t5.config == config
     check(t5, model)
-    stacked_ = open_checkpoint(tmp_path / "checkpoint_1000").params()
+    stacked_ = open_checkpoint(tmp_path / "checkpoint_1000").read("training")
     expected = flatten_dict(t5.params, sep="/")
     for name, array in flatten_dict(stacked_, sep="/").items():
         np.testing.assert_array_equal(array, expected[name])
@@ -191,14 +192,14 @@ def test_the_latest_of_several_steps_is_taken_and_a_file_names_its_own(tmp_path)
 def test_a_gin_file_or_an_option_says_what_shapes_cannot(tmp_path):
     tree = as_t5x(random_torch(SMALL), SMALL)
     write(tmp_path / "run" / "checkpoint_1", tree)
-    assert open_checkpoint(tmp_path / "run").config.activation == "gelu"
+    assert open_checkpoint(tmp_path / "run").about.config.activation == "gelu"
     text = (
         "network.T5Config:\n  mlp_activations = ('silu', 'linear')  # UL2\n  dropout_rate = 0.1\n"
     )
     (tmp_path / "run" / "model.gin").write_text(text)
-    config = open_checkpoint(tmp_path / "run").config
+    config = open_checkpoint(tmp_path / "run").about.config
     assert (config.activation, config.dropout) == ("silu", 0.1)
-    assert open_checkpoint(tmp_path / "run", feed_forward_proj="gated-gelu").config.gated
+    assert open_checkpoint(tmp_path / "run", feed_forward_proj="gated-gelu").about.config.gated
     (tmp_path / "run" / "model.gin").write_text("mlp_activations = ('swish', 'swish')")
     with pytest.raises(ValueError, match=r"model\.gin"):
         open_checkpoint(tmp_path / "run")
@@ -218,7 +219,7 @@ def test_what_neither_arrays_nor_gin_tell_is_said_once_and_can_be_set(tmp_path, 
     assert capsys.readouterr().err == ""
     words = [f"--set={name}={value}" for name, value in told.items()]
     main(["convert", str(folder), str(tmp_path / "b"), "--format", "hf", *words])
-    assert open_checkpoint(tmp_path / "b").config.feed_forward_proj == "gated-silu"
+    assert open_checkpoint(tmp_path / "b").about.config.feed_forward_proj == "gated-silu"
     call = ["generate", str(folder), "a", "--vocabulary=bytes", "--max_new_tokens=2"]
     main([*call, *words])
     assert "warning" not in capsys.readouterr().err
@@ -251,7 +252,7 @@ def test_other_mlps_go_through_t5x_and_back(tmp_path, kind):
     config = SMALL.replace(feed_forward_proj=kind, num_layers=1, num_decoder_layers=1)
     t5 = t5jax.Text2Text(config, lively_params(config), None)
     t5.save(tmp_path / "a", format="t5x")
-    assert open_checkpoint(tmp_path / "a").config == config
+    assert open_checkpoint(tmp_path / "a").about.config == config
 
 
 def test_an_mlp_that_t5x_lacks_is_not_written(tmp_path):
@@ -283,7 +284,7 @@ def test_no_value_of_a_checkpoints_file_is_a_traceback(tmp_path):
             except ValueError as error:
                 assert "\n" not in str(error) and str(folder) in str(error), (name, value)
     (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(content))
-    for name in t5x.Gin.model_fields:
+    for name in Gin.model_fields:
         for value in (*WRONG, "(" * 10**5, "['gelu', 3]", "(1, 2"):
             text = value if isinstance(value, str) and "(" in value else repr(value)
             (folder / "model.gin").write_text(f"{name} = {text}\n")

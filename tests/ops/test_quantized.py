@@ -179,7 +179,7 @@ def test_a_quantized_model_is_saved_and_loaded_bit_for_bit(kind, head, tmp_path,
         lambda: t5jax.load(tmp_path / "small", quantize=other, quantize_head=head),
         lambda: t5jax.load(tmp_path / "small", quantize=kind, quantize_head=not head),
         lambda: small.save(tmp_path / "no", format="hf"),
-        lambda: t5jax.formats.detect.open_checkpoint(tmp_path / "small").params(),
+        lambda: t5jax.formats.detect.open_checkpoint(tmp_path / "small").read("training"),
         lambda: t5jax.load(tmp_path / "float", quantize="int3"),
     ):
         with pytest.raises(ValueError, match="quantize"):

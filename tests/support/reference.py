@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from t5jax.formats.checkpoint import Tensor, assemble
-from t5jax.formats.huggingface import config_fields, from_weights
+from t5jax.formats.assembly import assemble
+from t5jax.formats.huggingface import from_weights
 from t5jax.model.t5.config import T5Config
+from t5jax.model.t5.huggingface import config_fields
+from t5jax.model.tensors import Tensor
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -74,7 +76,7 @@ def params_of(config: T5Config, model: transformers.PreTrainedModel) -> dict:
     weights = {k: v.numpy() for k, v in model.state_dict().items()}
     weights = {k: Tensor(v.shape, v.dtype, lambda v=v: v) for k, v in weights.items()}
     tensors, _ = from_weights(config, weights)
-    return assemble(config, tensors, np.float32, None, serving=False)
+    return assemble(config, tensors, "training", np.float32)
 
 
 def ragged_ids(

@@ -39,14 +39,14 @@ def tokens(seed):
 def test_losses_of_two_steps_from_a_hugging_face_folder_equal_transformers(tmp_path, config):
     model = random_torch(config)
     model.save_pretrained(tmp_path / "hf")
-    config = open_checkpoint(tmp_path / "hf").config.replace(dropout=0.0)
+    config = open_checkpoint(tmp_path / "hf").about.config.replace(dropout=0.0)
     knobs = OptimizerConfig(
         name="adamw", schedule="constant", learning_rate=1e-3, warmup=0, weight_decay=0.0
     )
     optimizer = make_optimizer(knobs, logical_axes(config), 10)
     training = TrainingConfig(z_loss=0.0)
     step = jax.jit(make_step(T5(config), optimizer, make_schedule(knobs, 10), training))
-    state = init_state(open_checkpoint(tmp_path / "hf").params(), optimizer, 0)
+    state = init_state(open_checkpoint(tmp_path / "hf").read("training"), optimizer, 0)
     # Not train(): there is no dropout to draw.
     theirs = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, eps=knobs.epsilon)
     for seed in range(3):  # the third loss is that after two steps
