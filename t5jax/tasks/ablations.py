@@ -16,16 +16,12 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
+from t5jax.tasks.noising import Ids, Noise, Seed, check_noise, iid_noise
 from t5jax.tasks.objectives import (
     Features,
-    Ids,
-    Noise,
-    Seed,
     SequenceLength,
-    check_noise,
     chunks,
     end_to_end,
-    iid_noise,
     lengths_of,
     pieces_of,
     sentinels_of,

@@ -66,6 +66,8 @@ def scale_by_adafactor(
       U = G / sqrt(V)
       update = U / max(1, RMS(U) / clip_threshold) * max(epsilon2, RMS(parameter))
 
+    Long because the equations stand beside what computes them.
+
     Args:
       axes: tree like the parameters with a `PartitionSpec` of axis names for each.
       decay_rate: exponent of the second moment's decay.

@@ -53,20 +53,13 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, seed: in
     return TrainState(jnp.int32(0), params, optimizer.init(params), key)
 
 
-def make_step(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    config: TrainingConfig,
-    *,
-    param_shardings: Any = None,
-    trained: Params | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """`step(state, batch) -> state, metrics`; jit it, and donate the state.
+def make_gradients(
+    model: nn.Module, config: TrainingConfig
+) -> Callable[[Params, Batch, jax.Array], tuple[Any, LossSums]]:
+    """`gradients(params, batch, dropout key) -> gradients, sums`, accumulated over micro-batches.
 
-    The loss is a sum over tokens divided by the sum of weights of the whole batch, so
-    devices and micro-batches with more padding than others do not count more. What is not `trained`
-    (`freezing.trained`; None: all is) has no gradient, in norms and clipping neither.
+    The loss is a sum over tokens divided by the sum of weights of the whole batch, so devices and
+    micro-batches with more padding than others do not count more.
     """
 
     def objective(
@@ -112,9 +105,29 @@ def make_step(
         )
         return jax.lax.scan(add, zeros, (split, keys))[0]
 
+    return accumulated
+
+
+def make_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    config: TrainingConfig,
+    *,
+    param_shardings: Any = None,
+    trained: Params | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+    """`step(state, batch) -> state, metrics`; jit it, and donate the state.
+
+    What is not `trained` (`freezing.trained`; None: all is) has no gradient, in norms and clipping
+    neither.
+    """
+
+    gradients = make_gradients(model, config)
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl="rbg"), state.step)
-        grads, sums = accumulated(state.params, batch, key)
+        grads, sums = gradients(state.params, batch, key)
         if param_shardings is not None:
             # Left alone, the partitioner replicates gradients over fsdp.
             grads = jax.lax.with_sharding_constraint(grads, param_shardings)

@@ -96,10 +96,9 @@ def write_huggingface(vocabulary: Vocabulary, folder: str | Path) -> None:
       ValueError: Hugging Face has no tokenizer for such a SentencePiece model; nothing is written.
       TypeError: nor for a vocabulary of another kind.
     """
-    folder = Path(folder)
+    folder, pad = Path(folder), PAD
     files: dict[str, bytes] = {}
     sentinels = [f"<extra_id_{i}>" for i in range(vocabulary.extra_ids)]
-    pad = PAD
     config: dict[str, Any] = {
         "extra_ids": vocabulary.extra_ids,
         # Else transformers 4 makes token_type_ids, which T5 refuses, and takes spaces out of texts.
@@ -138,17 +137,22 @@ def write_huggingface(vocabulary: Vocabulary, folder: str | Path) -> None:
             files[ADDED] = _dump(added)
         case _:
             raise TypeError(f"Hugging Face has no tokenizer like {vocabulary!r}")
+    special = _special(vocabulary, pad, sentinels)
+    files |= {CONFIG: _dump(special | config), SPECIAL: _dump(special)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def _special(vocabulary: Vocabulary, pad: str, sentinels: list[str]) -> dict[str, Any]:
+    """The special tokens by role, as the files have them."""
+    if isinstance(vocabulary, AddedTokensVocabulary):
+        return _written_special(vocabulary)
     special: dict[str, Any] = {"eos_token": EOS, "pad_token": pad, "unk_token": UNK}
     special["additional_special_tokens"] = sentinels
     if isinstance(vocabulary, TokenizerJsonVocabulary):
         special |= {role: getattr(vocabulary, role) for role in SPECIAL_ROLES}
-    if isinstance(vocabulary, AddedTokensVocabulary):
-        special = _written_special(vocabulary)
-    files[CONFIG] = _dump(special | config)
-    files[SPECIAL] = _dump(special)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+    return special
 
 
 def _written(token: AddedToken) -> dict[str, Any]:

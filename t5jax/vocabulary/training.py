@@ -7,12 +7,26 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import sentencepiece
 
 from t5jax.vocabulary.base import Vocabulary
 from t5jax.vocabulary.sentencepiece import SENTENCEPIECE_EXTRA_IDS, SentencePieceVocabulary
+
+_FIXED: dict[str, Any] = {
+    "pad_id": Vocabulary.pad_id,
+    "eos_id": 1,
+    "unk_id": 2,
+    "bos_id": -1,
+    # By default pieces end where digits begin, which would cut every phoneme like AH0.
+    "split_by_number": False,
+    # By default sentences past 4,192 bytes are left out without a word.
+    "max_sentence_length": 1 << 20,
+    # Fixed, for the order of the sums, and with it the pieces, depends on it.
+    "num_threads": 16,
+    "minloglevel": 2,
+}
 
 
 def frequent_words(texts: Iterable[str], number: int) -> list[str]:
@@ -71,17 +85,7 @@ def train_sentencepiece(
             user_defined_symbols=list(dict.fromkeys(symbols)),
             character_coverage=character_coverage,
             byte_fallback=byte_fallback,
-            pad_id=Vocabulary.pad_id,
-            eos_id=1,
-            unk_id=2,
-            bos_id=-1,
-            # By default pieces end where digits begin, which would cut every phoneme like AH0.
-            split_by_number=False,
-            # By default sentences past 4,192 bytes are left out without a word.
-            max_sentence_length=1 << 20,
-            # Fixed, for the order of the sums, and with it the pieces, depends on it.
-            num_threads=16,
-            minloglevel=2,
+            **_FIXED,
         )
     except RuntimeError as error:
         raise ValueError(_training_error(str(error), vocab_size)) from error

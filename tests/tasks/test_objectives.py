@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from t5jax.config import DataConfig, LengthsConfig
 from t5jax.data import TrainData
-from t5jax.tasks import ablations, objectives, registry
+from t5jax.tasks import ablations, noising, objectives, registry
 from t5jax.vocabulary import (
     AddedToken,
     AddedTokensVocabulary,
@@ -89,12 +89,12 @@ def by_search(inputs: int, density: float, span: float) -> tuple[int, int]:
 
 
 def test_512_inputs_come_from_568_ids_with_114_targets():
-    assert objectives.text_length(512, 0.15, 3)[:3] == (568, 512, 114)
+    assert noising.text_length(512, 0.15, 3)[:3] == (568, 512, 114)
 
 
 def test_lengths_are_t5s_from_64_to_2048():
     for inputs in range(64, 2049):
-        lengths = objectives.text_length(inputs, 0.15, 3)
+        lengths = noising.text_length(inputs, 0.15, 3)
         assert (lengths.text, lengths.targets) == by_search(inputs, 0.15, 3), inputs
 
 
@@ -102,7 +102,7 @@ def test_lengths_are_t5s_from_64_to_2048():
 @pytest.mark.parametrize("span", [1.5, 3, 8])
 def test_lengths_are_t5s_at_other_settings(density, span):
     for inputs in range(64, 2049, 7):
-        lengths = objectives.text_length(inputs, density, span)
+        lengths = noising.text_length(inputs, density, span)
         assert (lengths.text, lengths.targets) == by_search(inputs, density, span), inputs
 
 
@@ -110,7 +110,7 @@ def lengths_made(sizes, density: float, span: float) -> np.ndarray:
     """int[n, 3]: noise ids, spans, and 1 where noise is first or text last."""
 
     def count(size, seed):
-        noise = objectives.spans_noise(size, density, span, tf.stack([seed, seed]))
+        noise = noising.spans_noise(size, density, span, tf.stack([seed, seed]))
         ends = noise & ~tf.concat([noise[1:], [False]], axis=0)
         counts = [tf.reduce_sum(tf.cast(x, tf.int32)) for x in (noise, ends)]
         return tf.stack([*counts, tf.cast(noise[0] | ~noise[-1], tf.int32)])
@@ -123,7 +123,7 @@ def lengths_made(sizes, density: float, span: float) -> np.ndarray:
 
 def test_every_example_has_the_lengths_of_the_formula():
     inputs = range(64, 2049, 3)
-    lengths = [objectives.text_length(n, 0.15, 3) for n in inputs]
+    lengths = [noising.text_length(n, 0.15, 3) for n in inputs]
     counts = lengths_made([each.text for each in lengths], 0.15, 3)
     expected = [(each.targets - each.spans - 1, each.spans, 0) for each in lengths]
     np.testing.assert_array_equal(counts, expected)
@@ -154,7 +154,7 @@ def test_texts_of_ul2_fill_the_inputs_and_never_overflow(density, span):
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.integers(0, 5))
 def test_sentinels_stand_for_runs_and_the_text_can_be_restored(noise, limit):
     ids = np.arange(3, 3 + len(noise), dtype=np.int32)
-    kept = objectives.at_most(tf.constant(noise), limit).numpy()
+    kept = noising.at_most(tf.constant(noise), limit).numpy()
     example = objectives.denoised(
         tf.constant(ids), tf.constant(kept), objectives.Sentinels(383, 125)
     )
@@ -171,7 +171,7 @@ def test_sentinels_stand_for_runs_and_the_text_can_be_restored(noise, limit):
 def test_all_ways_to_place_the_spans_are_equally_likely():
     # 3 noise ids of 8 in 2 spans: 2 ways to cut the noise, 4 to cut the text.
     seeds = tf.data.Dataset.range(4000)
-    made = seeds.map(lambda s: objectives.spans_noise(8, 0.375, 1.5, tf.stack([s, 3 * s])))
+    made = seeds.map(lambda s: noising.spans_noise(8, 0.375, 1.5, tf.stack([s, 3 * s])))
     counts: dict[bytes, int] = {}
     for noise in made.as_numpy_iterator():
         counts[noise.tobytes()] = counts.get(noise.tobytes(), 0) + 1
@@ -181,7 +181,7 @@ def test_all_ways_to_place_the_spans_are_equally_likely():
 
 def test_iid_noise_is_independent():
     seeds = tf.data.Dataset.range(300)
-    made = seeds.map(lambda s: objectives.iid_noise(500, 0.15, tf.stack([s, 1])))
+    made = seeds.map(lambda s: noising.iid_noise(500, 0.15, tf.stack([s, 1])))
     noise = np.stack(list(made.as_numpy_iterator()))
     assert noise.mean() == pytest.approx(0.15, abs=0.005)
     assert (noise[:, 1:] & noise[:, :-1]).mean() == pytest.approx(0.15**2, abs=0.003)
@@ -190,7 +190,7 @@ def test_iid_noise_is_independent():
 @pytest.mark.parametrize(("density", "most"), [(0.5, 40), (0.25, 21)])
 def test_suffix_noise_is_a_suffix_of_uniform_length(density, most):
     seeds = tf.data.Dataset.range(4000)
-    made = seeds.map(lambda s: objectives.suffix_noise(41, density, tf.stack([s, 1])))
+    made = seeds.map(lambda s: noising.suffix_noise(41, density, tf.stack([s, 1])))
     noise = np.stack(list(made.as_numpy_iterator()))
     assert (np.diff(noise.astype(int), axis=1) >= 0).all()
     sizes, counts = np.unique(noise.sum(axis=1), return_counts=True)
@@ -203,13 +203,13 @@ def test_suffix_noise_is_a_suffix_of_uniform_length(density, most):
 def test_density_0_corrupts_nothing(size):
     seed = tf.constant([size, 1])
     for noise in (
-        objectives.spans_noise(size, 0.0, 3.0, seed),
-        objectives.spans_noise(size, tf.constant(0.0, tf.float64), 3.0, seed),
-        objectives.iid_noise(size, 0.0, seed),
-        objectives.suffix_noise(size, 0.0, seed),
+        noising.spans_noise(size, 0.0, 3.0, seed),
+        noising.spans_noise(size, tf.constant(0.0, tf.float64), 3.0, seed),
+        noising.iid_noise(size, 0.0, seed),
+        noising.suffix_noise(size, 0.0, seed),
     ):
         assert noise.shape == (size,) and not noise.numpy().any()
-    assert objectives.span_lengths(size, 0.0, 3) == (size, size + 1, 2, 0)
+    assert noising.span_lengths(size, 0.0, 3) == (size, size + 1, 2, 0)
 
 
 NOT_DENSITIES = [-0.1, 1.0, 1.5, float("nan"), float("inf"), "much", True, None]
@@ -220,10 +220,10 @@ def test_densities_that_cannot_be_are_refused(density):
     seed = tf.constant([1, 1])
     message = f"density of {density!r}; use a number from 0 on"
     for call in (
-        lambda: objectives.spans_noise(9, density, 3.0, seed),
-        lambda: objectives.iid_noise(9, density, seed),
-        lambda: objectives.suffix_noise(9, density, seed),
-        lambda: objectives.text_length(64, density, 3),
+        lambda: noising.spans_noise(9, density, 3.0, seed),
+        lambda: noising.iid_noise(9, density, seed),
+        lambda: noising.suffix_noise(9, density, seed),
+        lambda: noising.text_length(64, density, 3),
         lambda: objectives.Denoiser("", density, 3),
         lambda: apply(objectives.span_corruption, texts([9]), density=density),
         lambda: apply(objectives.iid_denoising, texts([9]), density=density),
@@ -237,7 +237,7 @@ def test_densities_that_cannot_be_are_refused(density):
 @pytest.mark.parametrize("span", [0, -3, 0.5, float("nan"), float("inf"), "long"], ids=str)
 def test_spans_that_cannot_be_are_refused(span):
     for call in (
-        lambda: objectives.spans_noise(9, 0.15, span, tf.constant([1, 1])),
+        lambda: noising.spans_noise(9, 0.15, span, tf.constant([1, 1])),
         lambda: objectives.Denoiser("", 0.15, span),
         lambda: apply(objectives.span_corruption, texts([9]), span=span),
     ):
@@ -247,7 +247,7 @@ def test_spans_that_cannot_be_are_refused(span):
 
 def test_half_of_a_text_at_most_can_be_a_suffix_on_average():
     with pytest.raises(ValueError, match=r"density of 0.6; use a number from 0 on, at most 0.5"):
-        objectives.suffix_noise(9, 0.6, tf.constant([1, 1]))
+        noising.suffix_noise(9, 0.6, tf.constant([1, 1]))
     with pytest.raises(ValueError, match=r"density of 0.6"):
         objectives.Denoiser("", 0.6, None)
 
@@ -257,8 +257,8 @@ def test_rolled_noise_is_the_same_noise_from_another_place_on():
 
     def roll(s):
         seed = tf.stack([s, 5])
-        noise = objectives.spans_noise(12, 0.25, 3.0, seed)
-        return noise, objectives.rolled(noise, seed)
+        noise = noising.spans_noise(12, 0.25, 3.0, seed)
+        return noise, noising.rolled(noise, seed)
 
     made = list(seeds.map(roll).as_numpy_iterator())
     shifts = []
@@ -278,7 +278,7 @@ def test_rolled_noise_is_the_same_noise_from_another_place_on():
 def test_span_corruption_restores_its_texts_exactly(count):
     (document,) = texts([count * 40])
     examples = apply(objectives.span_corruption, np.split(document, 8), inputs=37, targets=12)
-    size = objectives.text_length(37, 0.15, 3).text
+    size = noising.text_length(37, 0.15, 3).text
     assert size == 40 and len(examples) == count
     for index, example in enumerate(examples):
         text = restored(example["inputs"], example["targets"])
