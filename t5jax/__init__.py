@@ -13,14 +13,19 @@ from typing import TYPE_CHECKING, Any
 from t5jax import starting  # noqa: F401  (first: what comes after may take seconds)
 
 if TYPE_CHECKING:
-    from t5jax.model.t5.config import VARIANTS, T5Config
+    from t5jax.model.t5.config import T5Config
     from t5jax.model.t5.network import T5
+    from t5jax.model.t5.variants import VARIANTS
     from t5jax.text2text import Encoded, Generation, Text2Text, load
 
 __all__ = ["T5", "VARIANTS", "Encoded", "Generation", "T5Config", "Text2Text", "load"]
 __version__ = "0.1.0"
 
-_MODULES = {"T5": "model.t5.network", "VARIANTS": "model.t5.config", "T5Config": "model.t5.config"}
+_MODULES = {
+    "T5": "model.t5.network",
+    "VARIANTS": "model.t5.variants",
+    "T5Config": "model.t5.config",
+}
 
 
 def __getattr__(name: str) -> Any:

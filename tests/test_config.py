@@ -20,7 +20,8 @@ from t5jax.config_files import (
     to_yaml,
 )
 from t5jax.knobs import LARGEST, Range, declared
-from t5jax.model.t5.config import VARIANTS, T5Config
+from t5jax.model.t5.config import T5Config
+from t5jax.model.t5.variants import VARIANTS
 from t5jax.vocabulary import ByteVocabulary
 from t5jax.yaml_files import DEEPEST, MOST_VALUES, parse_yaml, write_yaml
 

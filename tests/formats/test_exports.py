@@ -11,7 +11,8 @@ from t5jax.decoding.options import GenerationOptions
 from t5jax.formats.assembly import assemble
 from t5jax.formats.detect import open_checkpoint, write_checkpoint
 from t5jax.model.parameters import paths
-from t5jax.model.t5.config import VARIANTS, T5Config
+from t5jax.model.t5.config import T5Config
+from t5jax.model.t5.variants import VARIANTS
 from t5jax.model.tensors import Tensor
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary

@@ -10,8 +10,9 @@ import pytest
 
 from t5jax.formats import huggingface
 from t5jax.model.parameters import paths
-from t5jax.model.t5.config import VARIANTS, T5Config
+from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.huggingface import config_fields
+from t5jax.model.t5.variants import VARIANTS
 from t5jax.model.tensors import Tensor
 from tests.support.devices import environment
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5jax.ops.attention import attend, dropout
+from t5jax.ops.attention import attend
+from t5jax.ops.dropout import dropout
 
 KEY = jax.random.key(0, impl="rbg")
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5jax.model.family import Family, Sizes, register
-from t5jax.model.t5.config import VARIANTS, T5Config
+from t5jax.model.t5.config import T5Config
+from t5jax.model.t5.variants import VARIANTS
 
 
 def _training(config: T5Config, dtype: Any = "float32", **options: Any) -> Any:

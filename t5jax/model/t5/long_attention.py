@@ -17,7 +17,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from t5jax.ops.attention import MASKED, dropout
+from t5jax.model.t5.config import T5Config
+from t5jax.model.t5.positions import buckets, look_up
+from t5jax.ops.attention import MASKED, segment_mask
+from t5jax.ops.dropout import dropout
 
 # Logits that are in memory together; where there are more, blocks of queries take turns.
 LOGITS_AT_ONCE = 2**22
@@ -36,7 +39,7 @@ class Places:
 
 
 @flax.struct.dataclass
-class Layout:
+class Reach:
     """Who may see whom, for all layers: `segments` int32[B, S], 0 at padding, and `places`."""
 
     segments: jax.Array
@@ -63,6 +66,24 @@ class Side:
     values: jax.Array
     bias: jax.Array
     places: Places
+
+
+def find_reach(config: T5Config, segments: jax.Array) -> Reach:
+    """Of int[B, S]."""
+    size = config.global_block_size
+    return Reach(segments, find_places(segments, size) if config.global_tokens else None)
+
+
+def long_bias(
+    config: T5Config, length: int, table: jax.Array, side_table: jax.Array | None
+) -> LongBias:
+    """The biases for inputs of `length`, of tables float32[N, buckets]."""
+    at = buckets(config, *local_positions(config.local_radius + 1), bidirectional=True)
+    if side_table is None:
+        return LongBias(look_up(table, at))
+    places = length // config.global_block_size
+    side = buckets(config, *side_positions(places), bidirectional=True)
+    return LongBias(look_up(table, at), look_up(side_table, side)[:, 0])
 
 
 def local_positions(block: int) -> tuple[jax.Array, jax.Array]:
@@ -125,6 +146,8 @@ def attend(
       segments: int[B, S]; tokens see their own segment, and nobody sees padding (0).
       side: the global tokens, or None.
     """
+    if side is not None and not side.keys.shape[2]:  # the input is shorter than a block
+        side = None
     rows, length, heads, _ = q.shape
     block = bias.shape[1]
     width = 3 * block + (0 if side is None else side.keys.shape[2])
@@ -247,3 +270,31 @@ def _side_bias(bias: jax.Array, own_places: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(bias, places - 1 - place, places, axis=1)
 
     return jax.vmap(jax.vmap(row, out_axes=1))(own_places)
+
+
+def dense_weights(
+    q: jax.Array, k: jax.Array, bias: jax.Array, segments: jax.Array, side: Side | None = None
+) -> jax.Array:
+    """The attention of `attend` as whole matrices: float32[B, N, S, S], rows sum to 1.
+
+    0 where a token does not see another. The weight of a global token is shared out evenly among
+    the tokens that it sums. Memory grows with the square of the length.
+    """
+    places = jnp.arange(q.shape[1])
+    distance = places - places[:, None]
+    block = bias.shape[1]
+    logits = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32)
+    # Of the block's first query, whose own position is the column `block`.
+    logits += bias[:, 0, jnp.clip(block + distance, 0, 3 * block - 1)]
+    mask = segment_mask(segments, segments) & (jnp.abs(distance) < block)
+    logits = jnp.where(mask, logits, MASKED)
+    if side is None:
+        return jax.nn.softmax(logits)
+    far = jnp.einsum("BTNH,BNMH->BNTM", q, side.keys, preferred_element_type=jnp.float32)
+    far += _side_bias(side.bias, side.places.blocks)
+    far = jnp.where(segment_mask(segments, side.places.segments), far, MASKED)
+    weights = jax.nn.softmax(jnp.concatenate([logits, far], axis=-1))
+    near, far = jnp.split(weights, [len(places)], axis=-1)
+    summed = side.places.blocks[:, None] == jnp.arange(far.shape[-1])[:, None]
+    share = summed / jnp.maximum(jnp.sum(summed, axis=-1, keepdims=True), 1)
+    return near + jnp.einsum("BNTM,BMS->BNTS", far, share)

@@ -1,7 +1,5 @@
 """LongT5's encoder attention: what must hold of it, whatever the weights."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +18,7 @@ from tests.support.models import (
     apply,
     lively_params,
     random_ids,
+    serving,
     teacher_forced,
 )
 
@@ -196,15 +195,15 @@ def test_bfloat16_stays_close(config):
 
 def temporary_bytes(config, length, training):
     ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
-    model = T5(config, remat="full" if training else "none", inference=not training)
+    model = T5(config, remat="full")
 
     def loss(params, ids):
         return model.apply({"params": params}, ids, method="encode").astype(jnp.float32).sum()
 
-    params = abstract_params(config)
-    if not training:
-        params = jax.eval_shape(functools.partial(for_serving, config), params)
-    compiled = jax.jit(jax.grad(loss) if training else loss).lower(params, ids).compile()
+    function = jax.grad(loss) if training else serving(config).encode
+    segments = () if training else (ids,)
+    params = abstract_params(config, serving=not training)
+    compiled = jax.jit(function).lower(params, ids, *segments).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 

@@ -17,9 +17,10 @@ from t5jax.model.parameters import (
     stack,
     unstack,
 )
-from t5jax.model.t5.config import VARIANTS, T5Config
+from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.network import T5
-from t5jax.ops.attention import relative_position_bucket
+from t5jax.model.t5.positions import relative_position_bucket
+from t5jax.model.t5.variants import VARIANTS
 from tests.support.models import (
     TINY,
     apply,

@@ -6,7 +6,7 @@ import pytest
 
 from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.network import T5
-from t5jax.ops.attention import relative_position_bucket
+from t5jax.model.t5.positions import relative_position_bucket
 from tests.support.reference import ragged_ids, random_pair, torch
 
 SMALL = T5Config(

@@ -1,0 +1,42 @@
+"""Products of serving: kernels with their output dimensions first, plain or quantized.
+
+A CPU streams such a kernel as it lies. Where a few rows are multiplied, kernel times columns
+rearranges only the rows: with 16 of them it is nearly twice as fast as rows times kernel. A barrier
+keeps XLA from turning the product round again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5jax.ops.quantized import Quantized, multiply
+
+# Rows up to which a product is written as kernel times columns.
+MOST_COLUMNS = 256
+
+
+def product(
+    x: jax.Array, w: jax.Array | Quantized, contracted: int = 1, dtype: Any = None
+) -> jax.Array:
+    """x [..., *C] with w [*O, *C] over the `contracted` dimensions *C -> [..., *O].
+
+    `dtype` is that of the sums and the result; None: x's, which w is cast to.
+    """
+    rows, outputs = x.shape[: x.ndim - contracted], w.shape[: w.ndim - contracted]
+    if isinstance(w, Quantized):
+        x = x.reshape(math.prod(rows), *x.shape[len(rows) :])
+        y = multiply(x, w, x.dtype if dtype is None else dtype)
+        return y.reshape(*rows, *outputs)
+    # As matrices; XLA would transpose a kernel of more dimensions at each use.
+    x = x.reshape(math.prod(rows), -1)
+    w = w.astype(x.dtype).reshape(math.prod(outputs), -1)
+    if len(x) > MOST_COLUMNS:
+        y = jnp.einsum("RC,OC->RO", x, w, preferred_element_type=dtype)
+    else:
+        columns = jnp.einsum("OC,RC->OR", w, x, preferred_element_type=dtype)
+        y = jax.lax.optimization_barrier(columns).T
+    return y.reshape(*rows, *outputs)
