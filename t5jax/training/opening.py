@@ -66,7 +66,7 @@ def _check(config: RunConfig, vocabulary: Vocabulary) -> None:
     """ValueError where the parts of a configuration do not go together."""
     model, lengths = config.model, config.data.lengths
     if model.encoder_only:
-        raise ValueError("model.num_decoder_layers=0: there is nothing to train without a decoder")
+        raise ValueError("the model is an encoder alone: there is no decoder to train")
     if model.vocab_size < vocabulary.vocab_size:
         raise ValueError(
             f"model.vocab_size={model.vocab_size} is smaller than the vocabulary's "
