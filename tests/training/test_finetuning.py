@@ -152,7 +152,7 @@ def test_what_a_t5x_checkpoint_does_not_tell_is_said_or_set_in_the_config(tmp_pa
     assert "taken as feed_forward_proj=gated-gelu" in capsys.readouterr().err
     tree["model"] = {"feed_forward_proj": "gated-silu", "encoder_attention_type": "full"}
     config, _ = resolve(tree)
-    assert open_init(config).config.feed_forward_proj == "gated-silu"
+    assert open_init(config).about.config.feed_forward_proj == "gated-silu"
     assert capsys.readouterr().err == ""
     tree["model"]["d_ff"] = 7
     with pytest.raises(ValueError, match=r"model\.d_ff=7, but the checkpoint"):
