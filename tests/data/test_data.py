@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -460,6 +461,15 @@ def test_a_new_process_goes_on_exactly(tmp_path):
             np.testing.assert_array_equal(saved[f"arr_{index}"], batch.encoder_input_tokens)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """The position of TASK under HELD before its first batch."""
+    folder = tmp_path_factory.mktemp("position")
+    with TrainData(TASK, HELD) as data:
+        data.save(folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     "knob, value",
     [
@@ -471,27 +481,22 @@ def test_a_new_process_goes_on_exactly(tmp_path):
         ("lengths", LengthsConfig(24, 20)),
     ],
 )
-def test_going_on_with_other_data_names_the_knob_and_both_values(knob, value, tmp_path):
-    with TrainData(TASK, HELD) as data:
-        data.save(tmp_path)
+def test_going_on_with_other_data_names_the_knob_and_both_values(knob, value, saved):
     name, now, was = (knob, value, getattr(HELD, knob))
     if knob == "lengths":
         name, now, was = "lengths.targets", 20, 16
     with pytest.raises(ValueError, match=rf"data\.{name}={now}, but .* set data\.{name}={was}"):
-        TrainData(TASK, replace(HELD, **{knob: value}), restore_from=tmp_path)
+        TrainData(TASK, replace(HELD, **{knob: value}), restore_from=saved)
 
 
-def test_going_on_with_changed_examples_names_the_task(tmp_path):
-    with TrainData(TASK, HELD) as data:
-        data.save(tmp_path)
+def test_going_on_with_changed_examples_names_the_task(saved):
     changed = text_task("numbers", [*pairs(199), ("other", "=0")])
     with pytest.raises(ValueError, match="task numbers is '200 examples"):
-        TrainData(changed, HELD, restore_from=tmp_path)
+        TrainData(changed, HELD, restore_from=saved)
 
 
-def test_missing_and_damaged_files_are_named(tmp_path):
-    with TrainData(TASK, HELD) as data:
-        data.save(tmp_path)
+def test_missing_and_damaged_files_are_named(saved, tmp_path):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "stream-00002-of-00004.npz"
     content = path.read_bytes()
     for damaged in (
@@ -507,15 +512,14 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         TrainData(TASK, HELD, restore_from=tmp_path)
 
 
-def test_files_of_different_saves_are_refused(tmp_path):
+def test_files_of_different_saves_are_refused(saved, tmp_path):
     with TrainData(TASK, HELD) as data:
-        data.save(tmp_path / "a")
         next(data)
-        data.save(tmp_path / "b")
+        data.save(tmp_path)
     name = "stream-00002-of-00004.npz"
-    (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
+    shutil.copy(saved / name, tmp_path / name)
     with pytest.raises(ValueError, match="different saves"):
-        TrainData(TASK, HELD, restore_from=tmp_path / "a")
+        TrainData(TASK, HELD, restore_from=tmp_path)
 
 
 def test_a_position_that_is_not_reached_or_not_kept_is_refused(tmp_path):
@@ -677,9 +681,16 @@ def test_examples_survive_as_arrays():
         np.testing.assert_array_equal(y, b)
 
 
-@pytest.mark.parametrize("buffer", [1000, 8])
-@pytest.mark.parametrize("end", [seqio.preprocessors.append_eos_after_trim, None])
-@pytest.mark.parametrize("feature", ["inputs", "targets"])
+# Every pair of values once, in half of the combinations: each opens its data twice.
+@pytest.mark.parametrize(
+    ("feature", "end", "buffer"),
+    [
+        ("inputs", seqio.preprocessors.append_eos_after_trim, 1000),
+        ("inputs", None, 8),
+        ("targets", seqio.preprocessors.append_eos_after_trim, 8),
+        ("targets", None, 1000),
+    ],
+)
 def test_examples_that_are_cut_are_counted(feature, buffer, end, tmp_path):
     steps = [seqio.preprocessors.tokenize, *([] if end is None else [end])]
     lengths = [3, 9, 10, 11, 30] * 20  # letters; EOS is one token more
