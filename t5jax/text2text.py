@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -747,15 +748,18 @@ def check_params(config: ModelConfig, params: Params) -> None:
             )
 
 
+# One program a configuration, however many models are made.
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+def _lay_out(config: ModelConfig, params: Params, dtype: Any) -> Params:
+    """Cast, in the serving layout."""
+    return for_serving(config, jax.tree.map(lambda x: x.astype(dtype), params))
+
+
 def _place(config: ModelConfig, params: Params, dtype: Any, mesh: Mesh | None) -> Params:
     """Cast, laid out for inference, on the device or spread over the mesh."""
     if not is_serving(params):
-
-        def convert(params: Params) -> Params:
-            return for_serving(config, jax.tree.map(lambda x: x.astype(dtype), params))
-
         # Put where they belong first: all of them need not fit into one device.
-        params = jax.jit(convert)(jax.device_put(params, placements(config, mesh)))
+        params = _lay_out(config, jax.device_put(params, placements(config, mesh)), dtype)
 
     def put(x: Any, where: jax.sharding.Sharding) -> Any:
         if isinstance(x, Quantized):

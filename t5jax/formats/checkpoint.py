@@ -129,12 +129,14 @@ class InMemory(Checkpoint):
 
 def served(config: ModelConfig, params: Params, form: Form) -> Params:
     """A training tree in the form that is asked for."""
-    if isinstance(form, Scheme):
-        scheme = form
-        return jax.jit(lambda x: quantize_tree(config, for_serving(config, x), scheme))(params)
-    if form == "serving":
-        return jax.jit(functools.partial(for_serving, config))(params)
-    return params
+    return params if form == "training" else _served(config, params, form)
+
+
+# One program a configuration, however many checkpoints are read.
+@functools.partial(jax.jit, static_argnames=("config", "form"))
+def _served(config: ModelConfig, params: Params, form: Form) -> Params:
+    params = for_serving(config, params)
+    return quantize_tree(config, params, form) if isinstance(form, Scheme) else params
 
 
 def cast(params: Params, dtype: Any) -> Params:
