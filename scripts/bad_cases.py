@@ -191,16 +191,20 @@ def all_cases(folder: Path, seed: int) -> list[Case]:
 
 def sections(cls: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, type]]:
     yield prefix, cls
-    for name, (kind, _) in declared(cls).items():
-        if dataclasses.is_dataclass(kind):
-            yield from sections(typing.cast(type, kind), f"{prefix}{name}.")
+    for name in declared(cls):
+        if is_section(cls, name):
+            yield from sections(type(getattr(cls(), name)), f"{prefix}{name}.")
+
+
+def is_section(cls: type, name: str) -> bool:
+    return dataclasses.is_dataclass(getattr(cls(), name))
 
 
 def of_knobs() -> Iterator[Case]:
     for prefix, cls in sections():
         for name, (kind, within) in declared(cls).items():
             for word, value in (ODD | PYTHON).items():
-                if dataclasses.is_dataclass(kind) or fits(kind, within, value):
+                if is_section(cls, name) or fits(kind, within, value):
                     continue
                 run = functools.partial(cls, **{name: value})
                 yield Case("knobs in Python", f"{prefix}{name}: {word}", run, named=name)
@@ -223,7 +227,7 @@ def of_yaml(folder: Path) -> Iterator[Case]:
             for word, value in plain.items():
                 text = "[" * 500 if word == "nested" else json.dumps(value)
                 text = text.replace("NaN", ".nan").replace("Infinity", ".inf")
-                if dataclasses.is_dataclass(kind):
+                if is_section(cls, name):
                     if value is None or word in ("mapping",):
                         continue
                 elif fits(kind, within, value):

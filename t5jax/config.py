@@ -7,9 +7,9 @@ overrides is in `t5jax.config_files`.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from t5jax.knobs import Names, check_knobs, knob
+from t5jax.knobs import Kind, Names, check_knobs, knob
 from t5jax.model.family import default_family, family_of
 
 
@@ -168,12 +168,20 @@ class EvalConfig(Section):
     )
 
 
+def _model(value: Any) -> Any:
+    family_of(value)
+    return value
+
+
+Model = Annotated[Any, Kind(_model, "the configuration of a registered family")]
+
+
 @dataclasses.dataclass(frozen=True)
 class RunConfig(Section):
     """A training run: `t5jax train CONFIG.yaml`."""
 
-    # A configuration of any family: `config_files.build_config` makes it.
-    model: Any = knob(
+    # `config_files.build_config` makes it.
+    model: Model = knob(
         default_family().config(),
         "`variant: NAME`, or `family: NAME` (t5), and fields that differ from it",
     )
@@ -193,7 +201,3 @@ class RunConfig(Section):
     mesh: MeshConfig = knob(MeshConfig(), "device mesh")
     eval: EvalConfig = knob(EvalConfig(), "evaluation")
     run_dir: str = knob("", "folder of the run: config, checkpoints, metrics, evaluations")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        family_of(self.model)
