@@ -25,7 +25,7 @@ from interleaved import measure, table, write_json
 from peers import params_of, random_torch_t5
 
 import t5jax
-from t5jax.engine.generation import Generation
+from t5jax.engine.results import Generation
 from t5jax.vocabulary import ByteVocabulary
 
 

@@ -34,7 +34,7 @@ from peers import (
 )
 
 import t5jax
-from t5jax.engine.generation import ROOMS
+from t5jax.engine.buckets import ROOMS
 from t5jax.model.parameters import for_serving, init_params, quantize
 from t5jax.ops.quantized import Scheme
 from t5jax.vocabulary import ByteVocabulary
@@ -165,12 +165,12 @@ def growth(t5: t5jax.Text2Text, arguments: argparse.Namespace) -> dict:
     ids = np.random.default_rng(0).integers(3, t5.config.vocab_size, (1, arguments.inputs))
     encoded = t5.encode_ids(ids)
     length = {"max_new_tokens": arguments.outputs, "min_new_tokens": arguments.outputs}
-    request = t5._request(length)
+    request = t5.request(length)
 
     def seconds_a_token() -> list[float]:
         seconds: list[float] = []
         began = time.perf_counter()
-        for some in t5._decoder.stream(encoded, request):
+        for some in t5.decoder.stream(encoded, request):
             ended = time.perf_counter()
             seconds += [(ended - began) / len(some)] * len(some)
             began = ended
@@ -205,8 +205,8 @@ def print_bandwidth(result: dict, models: dict[str, t5jax.Text2Text], steps: int
         if peak is None or name not in rows:
             continue
         # The encoder runs once; of an embedding that is no head a step looks one row up.
-        tree = {"decoder": t5._params["decoder"]}
-        tree["head"] = t5._params.get("head", t5._params["token_embedder"])
+        tree = {"decoder": t5.decoder.params["decoder"]}
+        tree["head"] = t5.decoder.params.get("head", t5.decoder.params["token_embedder"])
         read = steps * sum(x.nbytes for x in jax.tree.leaves(tree))
         share = read / rows[name]["seconds"] / peak
         rows[name]["bandwidth"] = share

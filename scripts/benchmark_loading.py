@@ -112,7 +112,7 @@ def child(what: str, who: str, dtype: str, folder: str) -> None:
 
         def load() -> object:
             t5 = t5jax.load(folder, dtype=dtype)
-            for weight in jax.tree.leaves(jax.block_until_ready(t5._params)):
+            for weight in jax.tree.leaves(jax.block_until_ready(t5.decoder.params)):
                 # Mapped pages are not read yet: a number of each makes them be there.
                 np.asarray(weight).reshape(-1)[:: 4096 // weight.itemsize].astype(np.float32).sum()
             return t5

@@ -79,7 +79,7 @@ def main() -> None:
         there = (found != 0) | (expected != 0)
         off = t5.score(inputs, targets) - scores
         results[name] = {
-            "bytes": sum(x.nbytes for x in jax.tree.leaves(t5._params)),
+            "bytes": sum(x.nbytes for x in jax.tree.leaves(t5.decoder.params)),
             "same_ids": float((found == expected)[there].mean()),
             "same_outputs": float((found == expected).all(axis=1).mean()),
             "log_p_difference": float(np.abs(off).mean()),

@@ -16,7 +16,8 @@ import numpy as np
 
 from t5jax.decoding.constraints import AllowedTokens
 from t5jax.decoding.controls import LogitsProcessor
-from t5jax.engine.generation import LENGTH_BUCKETS, ROW_BUCKETS, Generation, bucket
+from t5jax.engine.buckets import ROW_BUCKETS, bucket
+from t5jax.engine.results import Generation
 from t5jax.host import replace
 from t5jax.knobs import Range, check_value, short
 from t5jax.schema import read_json
@@ -76,7 +77,7 @@ def generate_each(
     allowed = prefix_allowed_tokens_fn
     settings = t5.check_options(options, prefix_allowed_tokens_fn=allowed, **more)
     given = len(t5.vocabulary.encode(decoder_prefix)) if decoder_prefix else 0
-    out = bucket(settings.max_new_tokens + given, LENGTH_BUCKETS)
+    out = bucket(settings.max_new_tokens + given, longest=t5.config.longest_output)
     beams = max(settings.num_beams, settings.num_return_sequences)
     bulk = _Bulk(t5, batch_size, batch_tokens, beams, out, allowed, {**more, **options}, on_batch)
     return bulk.windows(iter(texts), window or BATCHES_AT_ONCE * batch_size)
@@ -105,7 +106,7 @@ class _Bulk:
 
     def _rows(self, length: int) -> int:
         """Rows of a batch whose longest input has `length` ids."""
-        tokens = self.beams * (bucket(length, LENGTH_BUCKETS) + self.out)
+        tokens = self.beams * (bucket(length, longest=self.t5.config.longest_input) + self.out)
         most = min(self.batch_size, self.batch_tokens // tokens)
         return max((rows for rows in ROW_BUCKETS if rows <= most), default=1)
 
@@ -200,7 +201,7 @@ def _keep_whole_lines(path: Path) -> int:
     return lines
 
 
-class Programs:
+class ProgramCount:
     """Counts the programs that JAX compiles, or reads from its cache on disk, from now on."""
 
     def __init__(self) -> None:

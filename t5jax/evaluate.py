@@ -117,7 +117,7 @@ class Evaluation:
         inputs, targets = ids_of(each, task, t5.config.pad_token_id)
         scores = t5.score_ids(inputs, targets, batch_size=self.batch)
         generated = t5.generate_ids(inputs, batch_size=self.batch, **options)
-        predicted, predicted_scores = generated.ids[:, 0], generated.scores[:, 0]
+        predicted, predicted_scores = generated.ids[:, 0], np.asarray(generated.scores)[:, 0]
 
         examples = examples_of(each, task)
         texts = [text_of(example, "targets", self.vocabulary) for example in examples]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,13 +16,16 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from t5jax.config import MeshConfig
+from t5jax.knobs import short
 
 AXES = ("data", "fsdp", "tensor", "sequence")
+BATCH = ("data", "fsdp")  # axes that cut a batch's rows
+Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 # A mesh axis cuts at most one dimension of a tensor, the first rule that asks for it wins: so
 # `embed` is cut over fsdp in parameters, and whole in activations, whose batch has taken fsdp.
-RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
-    ("batch", ("data", "fsdp")),
+RULES: Rules = (
+    ("batch", BATCH),
     ("length", "sequence"),
     ("vocab", "tensor"),
     ("heads", "tensor"),
@@ -59,14 +62,54 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
 
 
+def mesh_of(value: Mesh | Mapping[str, int] | None) -> Mesh | None:
+    """A mesh whose axes are among `AXES`: given, or made of all devices from sizes by axis.
+
+    Axes that are not there have size 1.
+
+    Raises:
+      TypeError: it is neither. ValueError: another axis, or sizes that do not fit the devices.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Mesh | Mapping):
+        raise TypeError(
+            f'mesh={short(value)} must be a jax.sharding.Mesh, or sizes by axis, as {{"data": 4}}'
+        )
+    names = value.axis_names if isinstance(value, Mesh) else tuple(value)
+    if unknown := [str(name) for name in names if name not in AXES]:
+        raise ValueError(
+            f"mesh has axes {', '.join(unknown)}; its axes must be among {', '.join(AXES)}"
+        )
+    if isinstance(value, Mapping):
+        return make_mesh(MeshConfig(**{"data": 1, **value}))
+    return Mesh(value.devices, names, axis_types=(AxisType.Auto,) * len(names))
+
+
+def batch_parts(mesh: Mesh | None) -> int:
+    """In how many parts a mesh cuts a batch's rows."""
+    return 1 if mesh is None else math.prod(mesh.shape.get(name, 1) for name in BATCH)
+
+
+def rules_of(mesh: Mesh) -> Rules:
+    """`RULES` for the axes that a mesh has."""
+
+    def there(axes: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if isinstance(axes, str):
+            return axes if axes in mesh.axis_names else None
+        return tuple(name for name in axes or () if name in mesh.axis_names) or None
+
+    return tuple((logical, there(axes)) for logical, axes in RULES)
+
+
 def shardings(axes: Any, mesh: Mesh) -> Any:
     """A tree of PartitionSpecs of logical names -> the tree of their NamedShardings on `mesh`."""
-    return nn.logical_to_mesh_sharding(axes, mesh, RULES)
+    return nn.logical_to_mesh_sharding(axes, mesh, rules_of(mesh))
 
 
 def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
     """The sharding of one array with these logical axes."""
-    spec: Any = nn.logical_to_mesh_axes(axes, RULES)
+    spec: Any = nn.logical_to_mesh_axes(axes, rules_of(mesh))
     return NamedSharding(mesh, spec)
 
 
@@ -77,9 +120,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def check_divisible(shapes: Any, axes: Any, mesh: Mesh) -> None:
     """Raises ValueError where a dimension does not divide over the mesh axes that cut it."""
-    leaves = jax.tree.leaves_with_path(shapes)
+    leaves, rules = jax.tree.leaves_with_path(shapes), rules_of(mesh)
     for (path, leaf), spec in zip(leaves, jax.tree.leaves(axes), strict=True):
-        physical: Any = nn.logical_to_mesh_axes(tuple(spec), RULES)
+        physical: Any = nn.logical_to_mesh_axes(tuple(spec), rules)
         for size, logical, cut in zip(leaf.shape, spec, physical, strict=True):
             names = (cut,) if isinstance(cut, str) else cut or ()
             parts = math.prod(mesh.shape[name] for name in names)
@@ -98,5 +141,5 @@ def use(mesh: Mesh | None) -> Iterator[None]:
     if mesh is None:
         yield
         return
-    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules_of(mesh)):
         yield

@@ -19,7 +19,7 @@ from t5jax.model.parameters import abstract_params, count_parameters
 
 # Calls that need less than this are not looked at: reading what is free takes 0.1 ms.
 SMALL = 2**28
-# Room for ids that a decoder's cache begins with; see `t5jax.engine.generation.ROOMS`.
+# Room for ids that a decoder's cache begins with; see `t5jax.engine.buckets.ROOMS`.
 FIRST_ROOM = 128
 
 GROUP, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")

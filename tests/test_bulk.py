@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t5jax.bulk import Programs, generate_each, unfinished
+from t5jax.bulk import ProgramCount, generate_each, unfinished
 from t5jax.cli import main
-from t5jax.engine.generation import LENGTH_BUCKETS, bucket
+from t5jax.engine.buckets import bucket
 from t5jax.text2text import Text2Text
 from tests.support.models import tiny_text2text
 
@@ -73,7 +73,7 @@ def test_batches_keep_to_their_budget_of_tokens(monkeypatch):
 
     def watched(self, ids, **options):
         longest = int((ids != 0).sum(axis=1).max())
-        rows.append((len(ids), bucket(longest, LENGTH_BUCKETS)))
+        rows.append((len(ids), bucket(longest)))
         return plain(self, ids, **options)
 
     monkeypatch.setattr(Text2Text, "generate_ids", watched)
@@ -109,7 +109,7 @@ def test_memory_does_not_grow_with_the_number_of_texts():
 @pytest.mark.slow
 def test_a_thousand_inputs_of_mixed_length_compile_twelve_programs():
     t5 = tiny_text2text()
-    programs = Programs()
+    programs = ProgramCount()
     results = generate_each(t5, texts(0, 1000, 511), max_new_tokens=17)
     assert len(list(results)) == 1000
     print(f"1,000 inputs of 1 to 511 tokens: {programs.count} programs")

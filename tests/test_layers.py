@@ -10,8 +10,8 @@ ORDER = [
     "starting", "text_files", "knobs", "paths", "schema", "yaml_files", "standard_streams",
     "user_code", "run_folder", "host",
     "ops", "model", "config", "batch", "sharding", "vocabulary", "decoding", "formats", "sizes",
-    "engine", "text2text", "bulk", "config_files", "tasks", "data", "evaluation",
-    "evaluate", "training", "cli",
+    "engine", "loaded", "text2text", "compile_cache", "loading", "bulk", "config_files",
+    "tasks", "data", "evaluation", "evaluate", "training", "cli",
 ]  # fmt: skip
 LIGHT = ORDER[: ORDER.index("tasks")]
 HEAVY = {"tensorflow", "seqio", "tensorflow_datasets", "torch"}

@@ -12,8 +12,8 @@ import pytest
 
 import t5jax
 from t5jax.config import MeshConfig
-from t5jax.engine import generation
-from t5jax.engine.generation import Encoded
+from t5jax.engine import buckets
+from t5jax.engine.encoded import Encoded
 from t5jax.formats.detect import open_checkpoint
 from t5jax.ops.quantized import Scheme
 from t5jax.sharding import make_mesh
@@ -219,7 +219,7 @@ def test_cast_and_quantize_give_what_load_gives(tmp_path, kind):
             other.quantization,
             other.nbytes,
         )
-        jax.tree.map(np.testing.assert_array_equal, one._params, other._params)
+        jax.tree.map(np.testing.assert_array_equal, one.decoder.params, other.decoder.params)
 
     same(t5.cast("bfloat16"), t5jax.load(tmp_path / "m", dtype="bfloat16"))
     small = t5.quantize(kind, head=False)
@@ -280,7 +280,7 @@ def test_a_mesh_of_eight_devices_gives_what_one_gives(tmp_path, monkeypatch):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     one, eight = t5jax.load(path), t5jax.load(path, mesh=mesh)
     beams = {"num_beams": 3, "no_repeat_ngram_size": 2, "decoder_prefix": "ab"}
-    monkeypatch.setattr(generation, "ROOMS", (4,))  # the cache grows once
+    monkeypatch.setattr(buckets, "ROOMS", (4,))  # the cache grows once
     for options in ({}, {"do_sample": True}, beams):
         options["max_new_tokens"] = 7
         assert eight.generate(TEXTS, **options) == one.generate(TEXTS, **options)
@@ -292,8 +292,13 @@ def test_a_mesh_of_eight_devices_gives_what_one_gives(tmp_path, monkeypatch):
         again = t5jax.load(path + format, mesh=mesh)
         assert again.generate(TEXTS, max_new_tokens=7) == one.generate(TEXTS, max_new_tokens=7)
         jax.tree.map(np.testing.assert_array_equal, again.params, one.params)
-        assert parts(again._params["encoder"]["layers_1"]["self_attention"]["query_key_value"]) == 4
-        assert parts(again._params["decoder"]["layers_0"]["mlp"]["wi"]) == 4  # fsdp and tensor
+        assert (
+            parts(again.decoder.params["encoder"]["layers_1"]["self_attention"]["query_key_value"])
+            == 4
+        )
+        assert (
+            parts(again.decoder.params["decoder"]["layers_0"]["mlp"]["wi"]) == 4
+        )  # fsdp and tensor
     for kind in ("int8", "int4"):
         small, spread = (t5jax.load(path, quantize=kind, mesh=m) for m in (None, mesh))
         jax.tree.map(np.testing.assert_array_equal, spread.params, small.params)
@@ -301,7 +306,7 @@ def test_a_mesh_of_eight_devices_gives_what_one_gives(tmp_path, monkeypatch):
         expected = np.asarray(small.logits([[5, 6, 1, 0]] * 4, [[0, 7]] * 4))
         error = np.asarray(spread.logits([[5, 6, 1, 0]] * 4, [[0, 7]] * 4)) - expected
         assert error.std() < 0.01 * expected.std(), error.std() / expected.std()
-        kernel = spread._params["encoder"]["layers_1"]["self_attention"]["query_key_value"]
+        kernel = spread.decoder.params["encoder"]["layers_1"]["self_attention"]["query_key_value"]
         assert parts(kernel.digits) == 4
 
 

@@ -20,7 +20,7 @@ from t5jax.knobs import knob
 from t5jax.text_files import lines_of, read_lines
 
 if TYPE_CHECKING:
-    from t5jax.text2text import Generation
+    from t5jax.engine.results import Generation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,14 +54,14 @@ class Generate(Generating):
         """Writes the outputs, and tells on stderr how long those of a file took."""
         self._check_files()
         import_heavy("t5jax.bulk")
-        from t5jax.bulk import Programs, generate_each
+        from t5jax.bulk import ProgramCount, generate_each
 
         t5 = self.load(self.checkpoint)
         more: dict[str, Any] = {"decoder_prefix": self.decoder_prefix}
         if self.assistant_model:
             more["assistant_model"] = self.load(self.assistant_model, assistant=True)
         t5.check_options(self.options, **more)  # a wrong option should not touch the output
-        guesses, programs, began = _Guesses(), Programs(), time.monotonic()
+        guesses, programs, began = _Guesses(), ProgramCount(), time.monotonic()
         # A person who types waits for an answer to each line, a program perhaps for some.
         typed = self.input == "-" and sys.stdin.isatty()
         batch = 1 if typed else self.batch

@@ -57,7 +57,7 @@ class Generating(Source):
 
     def load(self, checkpoint: str, *, assistant: bool = False) -> Text2Text:
         """The model; the files of an assistant tell their architecture on their own."""
-        from t5jax.text2text import load
+        from t5jax.loading import load
 
         self.check_quantization()
         return load(

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from t5jax.decoding import loop
-from t5jax.decoding.controls import Controls, Ids
+from t5jax.decoding.controls import Controls
 
 # `logits float32[R, K, V], cache = verify(ids int32[R, K], cache, index)` after each of K ids.
 Verify = Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, Any]]
@@ -50,13 +50,11 @@ class Guessing:
 def decode(
     verify: Verify,
     cache: Any,
-    guess: loop.Step,
+    guesser: loop.BoundNetwork,
     guess_cache: Any,
-    row_keys: jax.Array,
     done: jax.Array,
-    *,
     controls: Controls,
-    ids: Ids,
+    *,
     length: int,
     guesses: int,
 ) -> tuple[loop.Decoded, jax.Array, jax.Array]:
@@ -67,55 +65,85 @@ def decode(
     Args:
       verify: a pass of the model.
       cache: the model's, with room for `length + guesses` positions.
-      guess: a step of the assistant.
+      guesser: the assistant.
       guess_cache: the assistant's cache, with as much room.
-      row_keys, done, controls, ids: as in `loop.begin` and `loop.decode`.
+      done, controls: as in `loop.begin`.
       length: static, columns of the result.
       guesses: static, ids that are guessed in a round.
 
     Returns:
       The sequences, the rounds that it took, and how many guesses were right, int32.
     """
-    keys = jax.random.wrap_key_data(row_keys, impl="threefry2x32")
-
-    def choose_guess(carry: Any, i: jax.Array) -> Any:
-        tokens, cache, index = carry
-        logits, cache = guess(tokens, cache, index + i)
-        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, index + i))(keys)
-        decided, given = loop.given_ids(controls, index + i)
-        tokens = jnp.where(decided, controls.sampler(logits, step_keys), given)
-        return (tokens, cache, index), tokens
 
     def one_round(carry: Guessing) -> Guessing:
-        state, index = carry.state, carry.state.index
-        last = jax.lax.dynamic_index_in_dim(state.ids, index, axis=1, keepdims=False)
-        # One step more than there are guesses: the last guess has to be in the cache as well.
-        steps = jnp.arange(guesses + 1)
-        (_, guess_cache, _), guessed = jax.lax.scan(choose_guess, (last, carry.cache, index), steps)
+        index = carry.index
+        last = jax.lax.dynamic_index_in_dim(carry.state.ids, index, axis=1, keepdims=False)
+        guessed, guess_cache = _guess(guesser, carry.cache, last, index, controls, guesses)
         tokens = jnp.concatenate([last[None], guessed[:-1]]).T
-        logits, cache = verify(tokens, state.cache, index)
-
-        def follow(carry: Any) -> Any:
-            i, state, _ = carry
-            row = jax.lax.dynamic_index_in_dim(logits, i, axis=1, keepdims=False)
-            before = state.done
-            state = loop.advance(state, lambda *_: (row, ()), row_keys, controls, ids)
-            chosen = jax.lax.dynamic_index_in_dim(state.ids, index + 1 + i, 1, keepdims=False)
-            return i + 1, state, jnp.all(before | (chosen == guessed[i]))
-
-        def go_on(carry: Any) -> jax.Array:
-            i, state, right = carry
-            return right & (i <= guesses) & ~jnp.all(state.done)
-
+        logits, cache = verify(tokens, carry.state.cache, index)
         # The cache is no part of the inner loop, which would hand it round.
-        start = (jnp.int32(0), dataclasses.replace(state, cache=()), jnp.bool_(True))
-        taken, state, right = jax.lax.while_loop(go_on, follow, start)
-        # The last id that was taken may be no guess, or a wrong one.
-        correct = taken - jnp.where(right & (taken <= guesses), 0, 1)
+        start = dataclasses.replace(carry.state, cache=())
+        state, right = _follow(start, logits, guessed, controls)
         state = dataclasses.replace(state, cache=cache)
-        return Guessing(state, guess_cache, carry.rounds + 1, carry.right + correct)
+        return Guessing(state, guess_cache, carry.rounds + 1, carry.right + right)
 
-    start = loop.begin(cache, done, controls, ids, length)
+    start = loop.begin(cache, done, controls, length)
     zero = jnp.int32(0)
     end = loop.run(Guessing(start, guess_cache, zero, zero), one_round, length, block=1)
-    return loop.finish(end.state, ids), end.rounds, end.right
+    return loop.finish(end.state, controls), end.rounds, end.right
+
+
+def _guess(
+    guesser: loop.BoundNetwork,
+    cache: Any,
+    last: jax.Array,
+    index: jax.Array,
+    controls: Controls,
+    guesses: int,
+) -> tuple[jax.Array, Any]:
+    """Ids int32[guesses + 1, R] that the assistant puts behind `last` int32[R], and its cache."""
+
+    def choose(carry: Any, i: jax.Array) -> Any:
+        tokens, cache = carry
+        hidden, cache = guesser.step(tokens, cache, index + i)
+        decided, given = loop.given_ids(controls, index + i)
+        keys = loop.step_keys(controls.keys, index + i)
+        tokens = jnp.where(decided, controls.sampler(guesser.logits(hidden), keys), given)
+        return (tokens, cache), tokens
+
+    # One step more than there are guesses: the last guess has to be in the cache as well.
+    (_, cache), guessed = jax.lax.scan(choose, (last, cache), jnp.arange(guesses + 1))
+    return guessed, cache
+
+
+def _follow(
+    state: loop.State, logits: jax.Array, guessed: jax.Array, controls: Controls
+) -> tuple[loop.State, jax.Array]:
+    """The state after the model's ids as far as they are the guesses, and one id more.
+
+    Args:
+      state: before the round, without a cache.
+      logits: float32[R, guesses + 1, V], the model's, the last behind all guesses.
+      guessed: int32[guesses + 1, R]; the last is only there to be in the assistant's cache.
+      controls: as in `decode`.
+
+    Returns:
+      The state, and how many guesses were right.
+    """
+    index, guesses = state.index, len(guessed) - 1
+
+    def follow(carry: Any) -> Any:
+        i, state, _ = carry
+        row = jax.lax.dynamic_index_in_dim(logits, i, axis=1, keepdims=False)
+        before = state.done
+        state = loop.advance(state, loop.BoundNetwork(lambda *_: (row, ()), lambda x: x), controls)
+        chosen = jax.lax.dynamic_index_in_dim(state.ids, index + 1 + i, 1, keepdims=False)
+        return i + 1, state, jnp.all(before | (chosen == guessed[i]))
+
+    def go_on(carry: Any) -> jax.Array:
+        i, state, right = carry
+        return right & (i <= guesses) & ~jnp.all(state.done)
+
+    taken, state, right = jax.lax.while_loop(go_on, follow, (jnp.int32(0), state, jnp.bool_(True)))
+    # The last id that was taken may be no guess, or a wrong one.
+    return state, taken - jnp.where(right & (taken <= guesses), 0, 1)

@@ -23,7 +23,7 @@ BEGINNINGS = 100_000
 
 
 @flax.struct.dataclass
-class Answers(Processor):
+class AnswerTrie(Processor):
     """A trie of answers: only their ids follow one another, and an end only where one is whole.
 
     Edges are sorted by the node they leave: those of node n are `first[n]` to `first[n + 1] - 1`.
@@ -45,7 +45,7 @@ class Answers(Processor):
     forbids = True
 
     @classmethod
-    def of(cls, answers: Sequence[Sequence[int]], eos: Sequence[int]) -> Answers:
+    def of(cls, answers: Sequence[Sequence[int]], eos: Sequence[int]) -> AnswerTrie:
         """From answers without EOS; after each, any of `eos` may follow."""
         edges: list[dict[int, int]] = [{}]
         for answer in answers:
@@ -61,7 +61,7 @@ class Answers(Processor):
     @classmethod
     def of_edges(
         cls, edges: Sequence[dict[int, int]], roots: Sequence[int] | None = None
-    ) -> Answers:
+    ) -> AnswerTrie:
         """From the edges of each node: ids and the nodes that they lead to, -1 for an end.
 
         Sizes are rounded up to powers of two, so that few programs serve all sets.
@@ -123,7 +123,7 @@ def explore(
     limit: int,
     longest: int,
     rows: int,
-) -> Answers:
+) -> AnswerTrie:
     """The trie of all outputs that a function allows, which it is asked for one by one.
 
     Args:
@@ -150,7 +150,7 @@ def explore(
         else:
             roots.append(roots[-1])
         last = found
-    return Answers.of_edges(edges, [*roots, *[0] * (rows - len(roots))])
+    return AnswerTrie.of_edges(edges, [*roots, *[0] * (rows - len(roots))])
 
 
 def _outputs(

@@ -10,7 +10,7 @@ import flax.struct
 import jax
 import numpy as np
 
-from t5jax.decoding.constraints import Answers
+from t5jax.decoding.constraints import AnswerTrie
 from t5jax.decoding.options import GenerationOptions
 from t5jax.decoding.processors import (
     BadWords,
@@ -29,6 +29,7 @@ from t5jax.decoding.processors import (
     Suppress,
     UserFunction,
 )
+from t5jax.decoding.rules import Search
 from t5jax.decoding.samplers import Greedy, Sample
 from t5jax.decoding.stopping import StopStrings
 from t5jax.knobs import short
@@ -38,7 +39,7 @@ LogitsProcessor = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Ids:
+class SpecialIds:
     """The ids that mean something to the loop."""
 
     start: int
@@ -58,20 +59,26 @@ class Prefix:
 
 @flax.struct.dataclass
 class Controls:
-    """How to decode, as a pytree: what is a leaf compiles nothing anew.
+    """How to decode R rows, or B inputs with beams, as a pytree. Leaves do not recompile.
 
     Attributes:
+      ids: special ids; static.
+      keys: uint32[R, 2], or [B, 2] with beams: threefry key data.
       max_new_tokens: int32, ids that are decided at most.
       processors: in the order that they are applied in.
       sampler: picks the next id.
+      search: beam search; None: one hypothesis a row.
       stop: texts that end a row; or None.
       prefix: what rows begin with; or None.
       shortlist: a head to look the likeliest id up in, where `may_shortlist`; or None.
     """
 
+    ids: SpecialIds = flax.struct.field(pytree_node=False)
+    keys: Any
     max_new_tokens: Any
     processors: tuple[Processor, ...]
     sampler: Greedy | Sample
+    search: Search | None = None
     stop: StopStrings | None = None
     prefix: Prefix | None = None
     shortlist: Shortlist | None = None
@@ -79,16 +86,18 @@ class Controls:
     @property
     def may_shortlist(self) -> bool:
         """Whether the likeliest id that is not forbidden is all that is asked for."""
-        return isinstance(self.sampler, Greedy) and all(p.forbids for p in self.processors)
+        greedy = self.search is None and isinstance(self.sampler, Greedy)
+        return greedy and all(p.forbids for p in self.processors)
 
 
 def make_processors(
     options: GenerationOptions,
-    ids: Ids,
+    ids: SpecialIds,
     inputs: np.ndarray,
+    mask: np.ndarray,
     *,
     answers: Sequence[Sequence[int]] = (),
-    trie: Answers | None = None,
+    trie: AnswerTrie | None = None,
     function: LogitsProcessor | None = None,
 ) -> tuple[Processor, ...]:
     """The processors that options ask for, in transformers' order.
@@ -97,6 +106,7 @@ def make_processors(
       options: which.
       ids: special ids.
       inputs: int32[B, S], the ids of each input.
+      mask: bool[B, S], False at padding, which no processor looks at.
       answers: `options.answers` as ids, without EOS.
       trie: in place of them.
       function: a user's `(ids, logits) -> logits`.
@@ -108,9 +118,7 @@ def make_processors(
         out.append(SequenceBias.of(options.sequence_bias))
     if options.encoder_repetition_penalty != 1.0:
         present = np.zeros((len(inputs), ids.vocab), bool)
-        present[np.arange(len(inputs))[:, None], inputs] = True
-        # Padding is not the input's, so that an input gives the same in any batch.
-        present[:, ids.pad] = False
+        present[np.nonzero(mask)[0], inputs[mask]] = True
         out.append(
             EncoderRepetitionPenalty(np.float32(options.encoder_repetition_penalty), present)
         )
@@ -119,7 +127,7 @@ def make_processors(
     if options.no_repeat_ngram_size:
         out.append(NoRepeatNGram(options.no_repeat_ngram_size))
     if options.encoder_no_repeat_ngram_size:
-        marked = np.where(inputs == ids.pad, -1, inputs).astype(np.int32)
+        marked = np.where(mask, inputs, -1).astype(np.int32)
         out.append(EncoderNoRepeatNGram(marked, options.encoder_no_repeat_ngram_size))
     words = [word for word in options.bad_words_ids if word not in {(i,) for i in ids.eos}]
     if words:
@@ -144,7 +152,7 @@ def make_processors(
     if trie is not None:
         out.append(trie)
     elif answers:
-        out.append(Answers.of(answers, ids.eos))
+        out.append(AnswerTrie.of(answers, ids.eos))
     return tuple(out)
 
 

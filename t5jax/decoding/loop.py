@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from t5jax.decoding.controls import Controls, Ids, Prefix
+from t5jax.decoding.controls import Controls, Prefix
 from t5jax.decoding.processors import Context, Processor
 
-Step = Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, Any]]
+
+class BoundNetwork(NamedTuple):
+    """A network with its parameters and its inputs.
+
+    `step`: `hidden, cache = step(tokens int32[R], cache, index)`, one more token a row -> the
+    normed output [R, D]; of beams `step(tokens, cache, index, ancestry int32[B, K, T])`. `logits`:
+    [R, D] -> float32[R, V].
+    """
+
+    step: Callable[..., tuple[jax.Array, Any]]
+    logits: Callable[[jax.Array], jax.Array]
 
 
 @flax.struct.dataclass
@@ -27,12 +37,12 @@ class Decoded:
 
     `ids` int32[R, T]: without the start id, with what was given, ending in EOS where one came, then
     padding. `scores` float32[R]: the sum of the model's log-probabilities of the ids that were
-    decided (nats), before any temperature or restriction; in beam search the hypothesis' score.
-    `lengths` int32[R]: ids that are no padding.
+    decided (nats), before any temperature or restriction; in beam search the hypothesis' score;
+    None with a shortlist. `lengths` int32[R]: ids that are no padding.
     """
 
     ids: jax.Array
-    scores: jax.Array
+    scores: jax.Array | None
     lengths: jax.Array
 
 
@@ -41,13 +51,14 @@ class State:
     """What one step hands to the next.
 
     `ids` int32[R, 1 + T] begins with the start id; -1 where nothing is yet. `done` bool[R].
-    `processors`: the state of each. `stop`: that of the stop strings, or ().
+    `scores` float32[R]; None with a shortlist. `processors`: the state of each. `stop`: that of the
+    stop strings; None without.
     """
 
     index: jax.Array
     ids: jax.Array
     done: jax.Array
-    scores: jax.Array
+    scores: jax.Array | None
     lengths: jax.Array
     processors: tuple[Any, ...]
     stop: Any
@@ -60,51 +71,51 @@ class State:
         return dataclasses.replace(self, ids=ids, cache=self.cache.extend(length))
 
 
-def begin(cache: Any, done: jax.Array, controls: Controls, ids: Ids, length: int) -> State:
+def begin(cache: Any, done: jax.Array, controls: Controls, length: int) -> State:
     """The state before the first step.
 
     Args:
       cache: as it is then, with room for `length` steps.
       done: bool[R], rows that only fill the batch up and stay empty.
       controls: how to choose ids, and what is given.
-      ids: special ids.
       length: static, how many ids there is room for.
     """
-    rows = len(done)
-    tokens = jnp.full(rows, ids.start, jnp.int32)
+    rows, start = len(done), controls.ids.start
+    tokens = jnp.full(rows, start, jnp.int32)
     return State(
         index=jnp.int32(0),
-        ids=jnp.full((rows, 1 + length), -1, jnp.int32).at[:, 0].set(ids.start),
+        ids=jnp.full((rows, 1 + length), -1, jnp.int32).at[:, 0].set(start),
         done=done,
-        scores=jnp.zeros(rows, jnp.float32),
+        scores=jnp.zeros(rows, jnp.float32) if controls.shortlist is None else None,
         lengths=jnp.zeros(rows, jnp.int32),
         processors=start_processors(controls.processors, tokens),
-        stop=() if controls.stop is None else controls.stop.start(rows),
+        stop=None if controls.stop is None else controls.stop.start(rows),
         cache=cache,
     )
 
 
-def advance(state: State, step: Step, row_keys: jax.Array, controls: Controls, ids: Ids) -> State:
+def advance(state: State, network: BoundNetwork, controls: Controls) -> State:
     """One more id a row; rows that are done get padding."""
-    keys = jax.random.wrap_key_data(row_keys, impl="threefry2x32")
-    index = state.index
+    ids, index = controls.ids, state.index
+    scores: Any = state.scores
     tokens = jax.lax.dynamic_index_in_dim(state.ids, index, axis=1, keepdims=False)
-    raw, cache = step(tokens, state.cache, index)
+    hidden, cache = network.step(tokens, state.cache, index)
     context = make_context(state.ids, index, controls.max_new_tokens, controls.prefix)
 
     def restrict(logits: jax.Array) -> jax.Array:
         return apply_processors(controls.processors, logits, context, state.processors)
 
+    decided, given = given_ids(controls, index)
+    live = ~state.done
     if controls.shortlist is not None:
-        chosen, log_p = controls.shortlist.best(raw, restrict), jnp.zeros(len(tokens))
+        chosen = controls.shortlist.best(hidden, restrict)
     else:
-        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
-        chosen = controls.sampler(restrict(raw), step_keys)
+        raw = network.logits(hidden)
+        chosen = controls.sampler(restrict(raw), step_keys(controls.keys, index))
         log_p = jnp.take_along_axis(raw, chosen[:, None], axis=-1)[:, 0]
         log_p = log_p - jax.nn.logsumexp(raw, axis=-1)
-    decided, given = given_ids(controls, index)
+        scores = scores + jnp.where(live & decided, log_p, 0.0)
     chosen = jnp.where(decided, chosen, given)
-    live = ~state.done
     tokens = jnp.where(live, chosen, ids.pad)
     stop, stopped = advance_stop(controls, state.stop, tokens)
     ended = jnp.isin(chosen, jnp.asarray(ids.eos)) | stopped
@@ -114,7 +125,7 @@ def advance(state: State, step: Step, row_keys: jax.Array, controls: Controls, i
         index=index + 1,
         ids=jax.lax.dynamic_update_slice(state.ids, tokens[:, None], (0, index + 1)),
         done=state.done | (decided & (ended | last)),
-        scores=state.scores + jnp.where(live & decided, log_p, 0.0),
+        scores=scores,
         lengths=state.lengths + live,
         processors=advance_processors(controls.processors, state.processors, tokens, decided),
         stop=stop,
@@ -124,10 +135,8 @@ def advance(state: State, step: Step, row_keys: jax.Array, controls: Controls, i
 
 def decode(
     state: State,
-    step: Step,
-    row_keys: jax.Array,
+    network: BoundNetwork,
     controls: Controls,
-    ids: Ids,
     block: int,
     until: jax.Array | None = None,
 ) -> State:
@@ -135,22 +144,19 @@ def decode(
 
     Args:
       state: with room for a multiple of `block` ids.
-      step: `logits, cache = step(tokens int32[R], cache, index)`, logits float32[R, V]; with
-        `controls.shortlist` the head's input float32[R, D] in place of them. Scores are 0 then.
-      row_keys: uint32[R, 2], threefry key data, one a row.
+      network: makes the steps.
       controls: how to choose ids, and what is given.
-      ids: special ids.
       block: steps between two looks at whether all have ended. On an accelerator each look
         waits for the device, so several steps go together.
       until: int32, a multiple of `block`: the number of ids at which to stop before room is.
     """
     room = state.ids.shape[1] - 1 if until is None else until
-    return run(state, lambda s: advance(s, step, row_keys, controls, ids), room, block)
+    return run(state, lambda s: advance(s, network, controls), room, block)
 
 
-def finish(state: State, ids: Ids) -> Decoded:
+def finish(state: State, controls: Controls) -> Decoded:
     """What has been decoded."""
-    return Decoded(finish_ids(state.ids, ids.pad), state.scores, state.lengths)
+    return Decoded(finish_ids(state.ids, controls.ids.pad), state.scores, state.lengths)
 
 
 def run(state: Any, one: Callable[[Any], Any], room: int | jax.Array, block: int) -> Any:
@@ -174,6 +180,12 @@ def finish_ids(ids: jax.Array, pad: int) -> jax.Array:
 
 
 # What greedy decoding, sampling and beam search have in common.
+
+
+def step_keys(row_keys: jax.Array, index: jax.Array) -> jax.Array:
+    """Threefry key data uint32[R, 2] -> the keys [R] of the step at position `index`."""
+    keys = jax.random.wrap_key_data(row_keys, impl="threefry2x32")
+    return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
 
 
 def make_context(

@@ -31,16 +31,19 @@ class Progress:
 
 
 class Candidates(NamedTuple):
-    """[B, M] each, M = K * W: totals, parents' numbers, ids, ids of phrases behind them."""
+    """[B, M] each: totals, parents' numbers, ids, ids of phrases behind them.
+
+    Without phrases `bank` is None.
+    """
 
     scores: jax.Array
     parents: jax.Array
     chosen: jax.Array
-    bank: jax.Array
+    bank: jax.Array | None = None
 
 
 @flax.struct.dataclass
-class Phrases:
+class PhraseAutomaton:
     """An automaton over ids that says which phrases are there and how much of the next one.
 
     A state is the longest end of what is there that begins a phrase.
@@ -59,7 +62,7 @@ class Phrases:
     missing: Any
 
     @classmethod
-    def of(cls, phrases: Sequence[Sequence[Sequence[int]]], vocab: int) -> Phrases:
+    def of(cls, phrases: Sequence[Sequence[Sequence[int]]], vocab: int) -> PhraseAutomaton:
         """From alternatives of each phrase. Sizes are rounded up: few programs serve all."""
         words = [(c, word) for c, phrase in enumerate(phrases) for word in phrase]
         alphabet = sorted({i for _, word in words for i in word})

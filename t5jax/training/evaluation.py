@@ -7,7 +7,7 @@ from typing import Any
 
 from t5jax.config import RunConfig
 from t5jax.decoding.options import GenerationOptions
-from t5jax.engine.generation import Request
+from t5jax.engine.request import Request
 from t5jax.evaluate import Evaluation
 from t5jax.knobs import nearest
 from t5jax.vocabulary import Vocabulary
@@ -65,7 +65,7 @@ def generation_options(config: RunConfig, vocabulary: Vocabulary) -> dict[str, A
         )
     try:
         options = {"max_new_tokens": longest or config.data.lengths.targets, **options}
-        Request.make(GenerationOptions().replace(options), config.model, vocabulary)
+        Request.make(GenerationOptions(), options, config.model, vocabulary)
     except ValueError as error:
         raise ValueError(f"eval.options: {error}") from error
     return dict(options)

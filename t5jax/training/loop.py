@@ -17,6 +17,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from t5jax import host, run_folder, sharding
+from t5jax.compile_cache import keep_compiled_programs
 from t5jax.config import RunConfig
 from t5jax.data import TrainData
 from t5jax.evaluate import write_results
@@ -25,7 +26,7 @@ from t5jax.model.parameters import abstract_params, count_parameters, logical_ax
 from t5jax.paths import user_path
 from t5jax.sizes import check_training
 from t5jax.tasks import registry, run_modules
-from t5jax.text2text import Text2Text, keep_compiled_programs
+from t5jax.text2text import Text2Text
 from t5jax.training.checkpoints import Checkpoints
 from t5jax.training.evaluation import generation_options, make_evaluation
 from t5jax.training.layout import make_layout, stack_state, unstack_state

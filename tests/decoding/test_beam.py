@@ -10,8 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from t5jax.decoding import beam
-from t5jax.decoding.beam import Search
-from t5jax.decoding.controls import Controls, Ids
+from t5jax.decoding.controls import Controls, SpecialIds
+from t5jax.decoding.loop import BoundNetwork
+from t5jax.decoding.rules import Search, T5XRule
 from t5jax.decoding.samplers import Greedy
 from t5jax.engine import programs
 from t5jax.ops.selection import largest, likeliest
@@ -180,14 +181,18 @@ def t5x_search(log_p, beams, alpha, length, eos):
 @functools.partial(jax.jit, static_argnames=("beams", "length"))
 def search_table(log_p, alpha, beams, length):
     step = lambda tokens, cache, index, ancestry: (log_p[index, tokens], cache)  # noqa: E731
-    controls = Controls(jnp.int32(length), (), Greedy())
-    search = Search(alpha, beams, longest=True, t5x=True)
-    ids = Ids(start=0, pad=0, eos=(1,), limit=7, vocab=7)
+    controls = Controls(
+        SpecialIds(start=0, pad=0, eos=(1,), limit=7, vocab=7),
+        jnp.zeros((1, 2), jnp.uint32),
+        jnp.int32(length),
+        (),
+        Greedy(),
+        Search(alpha, beams, beams, T5XRule()),
+    )
     done = jnp.zeros(1, bool)
-    state = beam.begin((), done, controls, search, ids, length)
-    keys = jnp.zeros((1, 2), jnp.uint32)
-    state = beam.beam_search(state, step, keys, controls, search, ids, block=1)
-    return beam.finish(state, done, controls, search, ids, beams)
+    state = beam.begin((), done, controls, length)
+    state = beam.decode(state, BoundNetwork(step, lambda x: x), controls, block=1)
+    return beam.finish(state, done, controls)
 
 
 @settings(deadline=None, max_examples=60)
@@ -235,25 +240,12 @@ def check_largest(seed, count, batch, ties):
 @pytest.mark.parametrize(("batch", "last"), [(1, True), (3, True), (3, False)])
 def test_no_step_copies_a_cache(batch, last):
     """A beam goes on from another without moving keys or values: no copy has a cache's size."""
-    t5 = shared_text2text()
-    encoded = t5.encode_ids(random_ids(0, batch, 10))
-    length, beams = 96, 4
+    t5, length, beams = shared_text2text(), 96, 4
+    decoder, encoded = t5.decoder, t5.encode_ids(random_ids(0, batch, 10))
+    request = t5.request({"num_beams": beams, "max_new_tokens": 90}, inputs=batch)
+    job = decoder.job(encoded, request, np.arange(batch), batch)
     text = (
-        programs.beam_search.lower(
-            t5._network,
-            t5._params,
-            encoded.hidden,
-            encoded.mask,
-            np.zeros((batch, 2), np.uint32),
-            np.zeros(batch, bool),
-            Controls(np.int32(90), (), Greedy()),
-            Search(np.float32(1), beams),
-            room=length,
-            last=last,
-            ids=Ids(start=0, pad=0, eos=(1,), limit=384, vocab=384),
-            block=1,
-            results=1,
-        )
+        programs.decode.lower(decoder.network, decoder.params, job, room=length, last=last, block=1)
         .compile()
         .as_text()
     )

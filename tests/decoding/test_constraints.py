@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t5jax.decoding.constraints import Answers
+from t5jax.decoding.constraints import AnswerTrie
 from t5jax.decoding.processors import Context
 from t5jax.decoding.stopping import StopStrings
 from t5jax.text2text import Text2Text
@@ -28,7 +28,7 @@ def context(ids, beams=1):
 @given(ANSWERS, st.lists(st.integers(0, 30), min_size=5, max_size=5))
 def test_exactly_the_ids_that_go_on_are_allowed(answers, choices):
     """Walks through the trie; at every node what is allowed is what any answer goes on with."""
-    trie = Answers.of(answers, eos=(1,))
+    trie = AnswerTrie.of(answers, eos=(1,))
     state, so_far = trie.start(1), ()
     for choice in choices:
         logits = trie(jnp.zeros((1, 8)), context(jnp.zeros((1, 1), jnp.int32)), state)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from t5jax.bulk import generate_each
 from t5jax.decoding import beam
-from t5jax.decoding.beam import Search
-from t5jax.decoding.controls import Controls, Ids
-from t5jax.decoding.phrases import Phrases, places, share_out
+from t5jax.decoding.controls import Controls, SpecialIds
+from t5jax.decoding.loop import BoundNetwork
+from t5jax.decoding.phrases import PhraseAutomaton, places, share_out
+from t5jax.decoding.rules import Search, TransformersRule
 from t5jax.decoding.samplers import Greedy
 from t5jax.engine import programs
 from tests.support.models import random_ids, shared_text2text
@@ -41,7 +42,7 @@ PHRASES = st.lists(
 @settings(deadline=None, max_examples=40)
 @given(PHRASES, st.lists(st.integers(0, 5), max_size=9))
 def test_the_automaton_knows_what_is_there_and_what_is_missing(phrases, ids):
-    automaton = Phrases.of(phrases, VOCAB)
+    automaton = PhraseAutomaton.of(phrases, VOCAB)
     state = automaton.start(1)
     for i in ids:
         state = automaton.advance(state, jnp.array([i]))
@@ -61,14 +62,18 @@ def test_the_automaton_knows_what_is_there_and_what_is_missing(phrases, ids):
 def search_table(log_p, phrases, beams):
     """The search on log-probabilities float32[T, V, V] by position and last id."""
     step = lambda tokens, cache, index, ancestry: (log_p[index, tokens], cache)  # noqa: E731
-    controls = Controls(jnp.int32(LENGTH), (), Greedy())
-    search = Search(np.float32(0), beams, longest=True, phrases=phrases)
-    ids = Ids(start=0, pad=0, eos=(EOS,), limit=VOCAB, vocab=VOCAB)
+    controls = Controls(
+        SpecialIds(start=0, pad=0, eos=(EOS,), limit=VOCAB, vocab=VOCAB),
+        jnp.zeros((1, 2), jnp.uint32),
+        jnp.int32(LENGTH),
+        (),
+        Greedy(),
+        Search(np.float32(0), beams, beams, TransformersRule(longest=True), phrases=phrases),
+    )
     done = jnp.zeros(1, bool)
-    state = beam.begin((), done, controls, search, ids, LENGTH)
-    keys = jnp.zeros((1, 2), jnp.uint32)
-    state = beam.beam_search(state, step, keys, controls, search, ids, block=1)
-    return beam.finish(state, done, controls, search, ids, beams)
+    state = beam.begin((), done, controls, LENGTH)
+    state = beam.decode(state, BoundNetwork(step, lambda x: x), controls, block=1)
+    return beam.finish(state, done, controls)
 
 
 def every_hypothesis(log_p, phrases):
@@ -90,7 +95,7 @@ def check_against_all(seed, phrases, beams, best):
     logits = np.random.default_rng(seed).normal(size=(LENGTH, VOCAB, VOCAB)) * 2
     log_p = np.asarray(jax.nn.log_softmax(jnp.asarray(logits, jnp.float32)))
     expected = every_hypothesis(log_p, phrases)
-    result = search_table(log_p, Phrases.of(phrases, VOCAB), beams)
+    result = search_table(log_p, PhraseAutomaton.of(phrases, VOCAB), beams)
     got = [
         (tuple(ids[:n].tolist()), float(score))
         for ids, score, n in zip(
@@ -196,7 +201,7 @@ def test_other_phrases_of_like_sizes_compile_nothing_anew():
         t5.generate_ids(
             random_ids(3, 1, 8), force_words_ids=words, num_beams=2, max_new_tokens=6 + i
         )
-        compiled.append(programs.beam_search._cache_size())
+        compiled.append(programs.decode._cache_size())
     assert compiled[0] == compiled[1]
 
 

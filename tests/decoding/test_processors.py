@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from t5jax.bulk import generate_each
 from t5jax.decoding import samplers
-from t5jax.decoding.controls import Ids, make_processors
+from t5jax.decoding.controls import SpecialIds, make_processors
 from t5jax.decoding.options import GenerationOptions
 from t5jax.decoding.processors import Context
 from t5jax.engine import programs
@@ -96,9 +96,11 @@ def context_of(ids, length, most):
 def processed(options, ids, length, logits, inputs, most=8):
     """Our processors' result after the ids up to `length`."""
     settings = GenerationOptions(max_new_tokens=most, **options)
-    special = Ids(start=0, pad=0, eos=settings.eos_token_id or (1,), limit=VOCAB, vocab=VOCAB)
+    special = SpecialIds(
+        start=0, pad=0, eos=settings.eos_token_id or (1,), limit=VOCAB, vocab=VOCAB
+    )
     logits = jnp.asarray(logits)
-    for processor in make_processors(settings, special, inputs):
+    for processor in make_processors(settings, special, inputs, inputs != 0):
         state = processor.start(len(ids))
         for i in range(length):
             state = processor.advance(state, jnp.asarray(ids[:, i]), jnp.full(1, i > 0))
@@ -251,7 +253,7 @@ def test_other_numbers_compile_nothing_anew():
         }
         t5.generate_ids(inputs, **numbers)
         t5.generate_ids(inputs, max_new_tokens=8, num_beams=2, length_penalty=0.5 + i)
-        compiled.append((programs.decode._cache_size(), programs.beam_search._cache_size()))
+        compiled.append(programs.decode._cache_size())
     assert compiled[0] == compiled[1] == compiled[2]
 
 
@@ -542,22 +544,10 @@ def test_what_needs_a_vocabulary_says_so():
 def test_greedy_without_controls_is_the_plain_program():
     """Nothing is carried, scattered or sorted for options that nobody asked for."""
     t5 = shared_text2text()
-    encoded = t5.encode_ids(random_ids(0, 2, 8))
-    request = t5._request({})
+    decoder, encoded = t5.decoder, t5.encode_ids(random_ids(0, 2, 8))
+    job = decoder.job(encoded, t5.request({}, inputs=2), np.arange(2), rows=2)
     text = (
-        programs.decode.lower(
-            t5._network,
-            t5._params,
-            encoded.hidden,
-            encoded.mask,
-            np.zeros((2, 2), np.uint32),
-            np.zeros(2, bool),
-            request.controls(encoded.ids, 1),
-            room=16,
-            last=True,
-            ids=request.ids,
-            block=1,
-        )
+        programs.decode.lower(decoder.network, decoder.params, job, room=16, last=True, block=1)
         .compile()
         .as_text()
     )

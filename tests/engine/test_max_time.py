@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from t5jax.bulk import generate_each
-from t5jax.engine.generation import LOOK
+from t5jax.engine.decoder import LOOK
 from tests.support.models import random_ids, shared_text2text
 
 INPUTS = random_ids(0, 2, 8)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from t5jax.engine import generation, programs
+from t5jax.engine import buckets, programs
 from tests.support.models import random_ids, shared_text2text
 
 OPTIONS = {
@@ -26,7 +26,7 @@ def test_what_is_decoded_does_not_depend_on_the_rooms(name, monkeypatch):
     options.update(OPTIONS[name])
     results = []
     for rooms in ((), (8, 16)):
-        monkeypatch.setattr(generation, "ROOMS", rooms)
+        monkeypatch.setattr(buckets, "ROOMS", rooms)
         results.append(t5.generate_ids(inputs, **options))
     one, several = results
     assert one.lengths.min() > 16
@@ -38,15 +38,14 @@ def test_what_is_decoded_does_not_depend_on_the_rooms(name, monkeypatch):
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_programs_with_more_room_run_only_when_it_is_needed(beams, monkeypatch):
-    name = "decode" if beams == 1 else "beam_search"
-    real, rooms = getattr(programs, name), []
+    real, rooms = programs.decode, []
 
     def watched(*args, room, **options):
         rooms.append(room)
         return real(*args, room=room, **options)
 
-    monkeypatch.setattr(programs, name, watched)
-    monkeypatch.setattr(generation, "ROOMS", (8, 16, 32, 64))
+    monkeypatch.setattr(programs, "decode", watched)
+    monkeypatch.setattr(buckets, "ROOMS", (8, 16, 32, 64))
     t5 = shared_text2text()
     for tokens, expected in ((8, [8]), (9, [8, 16]), (17, [8, 16, 32])):
         result = t5.generate_ids(
@@ -63,9 +62,9 @@ def test_a_stream_makes_room_as_it_goes(monkeypatch):
     monkeypatch.setattr(programs, "extend", lambda s, room: rooms.append(room) or real(s, room))
     for tokens, expected in ((8, []), (21, [16, 32])):
         options = {"max_new_tokens": tokens, "min_new_tokens": tokens}
-        monkeypatch.setattr(generation, "ROOMS", ())
+        monkeypatch.setattr(buckets, "ROOMS", ())
         whole = t5.generate("hello", **options)
-        monkeypatch.setattr(generation, "ROOMS", (8, 16))
+        monkeypatch.setattr(buckets, "ROOMS", (8, 16))
         assert "".join(t5.stream("hello", **options)) == whole != ""
         assert rooms == expected
         rooms.clear()
@@ -75,6 +74,6 @@ def test_a_stream_makes_room_as_it_goes(monkeypatch):
 def test_outputs_past_several_rooms_equal_transformers(beams, monkeypatch):
     from tests.support.generation import EVEN, compare
 
-    monkeypatch.setattr(generation, "ROOMS", (64, 128, 256))
+    monkeypatch.setattr(buckets, "ROOMS", (64, 128, 256))
     lengths = compare(EVEN[:2], models=1, max_new_tokens=150, min_new_tokens=135, num_beams=beams)
-    assert lengths.min() > 2 * generation.ROOMS[0]
+    assert lengths.min() > 2 * buckets.ROOMS[0]

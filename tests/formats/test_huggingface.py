@@ -775,12 +775,12 @@ def test_what_was_written_is_used_where_it_lies(tmp_path, dtype):
         places = [words[0].split("-") for words in lines if words[-1] == str(file)]
         return any(int(a, 16) <= x.unsafe_buffer_pointer() < int(b, 16) for a, b in places)
 
-    layer = t5._params["decoder"]["layers_0"]
-    assert mapped(t5._params["token_embedder"]["embedding"]) and mapped(layer["mlp"]["wo"])
+    layer = t5.decoder.params["decoder"]["layers_0"]
+    assert mapped(t5.decoder.params["token_embedder"]["embedding"]) and mapped(layer["mlp"]["wo"])
     assert not mapped(layer["self_attention"]["query_key_value"])
     other = t5jax.load(tmp_path / "model", vocabulary="bytes", dtype="float32")
-    assert mapped(other._params["token_embedder"]["embedding"]) == (dtype == "float32")
+    assert mapped(other.decoder.params["token_embedder"]["embedding"]) == (dtype == "float32")
     np.testing.assert_array_equal(
-        other._params["token_embedder"]["embedding"],
-        np.asarray(t5._params["token_embedder"]["embedding"], np.float32),
+        other.decoder.params["token_embedder"]["embedding"],
+        np.asarray(t5.decoder.params["token_embedder"]["embedding"], np.float32),
     )

@@ -145,7 +145,9 @@ def test_logits_are_near_those_in_float32(name):
 
 
 def _quantized_paths(t5: Text2Text) -> list:
-    leaves = jax.tree.leaves_with_path(t5._params, is_leaf=lambda x: isinstance(x, Quantized))
+    leaves = jax.tree.leaves_with_path(
+        t5.decoder.params, is_leaf=lambda x: isinstance(x, Quantized)
+    )
     return [path for path, leaf in leaves if isinstance(leaf, Quantized)]
 
 
@@ -161,7 +163,7 @@ def test_a_quantized_model_is_saved_and_loaded_bit_for_bit(kind, head, tmp_path,
     from_hf = t5jax.load(tmp_path / "hf", vocabulary="bytes", quantize=kind, quantize_head=head)
     for other in (t5jax.load(tmp_path / "small"), t5jax.load(tmp_path / "converted"), from_hf):
         assert _quantized_paths(other) == _quantized_paths(small)
-        jax.tree.map(np.testing.assert_array_equal, other._params, small._params)
+        jax.tree.map(np.testing.assert_array_equal, other.decoder.params, small.decoder.params)
     # Wide, so that the files' sizes are those of kernels: what describes arrays varies a little.
     config = TINY.replace(d_ff=2048)
     Text2Text(config, lively_params(config), ByteVocabulary()).save(tmp_path / "wide")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t5jax.engine import generation
+from t5jax.engine import decoder
 from t5jax.ops.shortlist import make_shortlist
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
@@ -83,9 +83,9 @@ def test_greedy_decoding_gives_the_same_ids_and_scores_with_and_without(name, mo
     params, inputs = lively_params(config), random_ids(3, 1, 9)
 
     def run(size: int):
-        monkeypatch.setattr(generation, "SHORTLIST_SIZE", size)
+        monkeypatch.setattr(decoder, "SHORTLIST_SIZE", size)
         t5 = Text2Text(config, params, ByteVocabulary(700))
-        assert (t5._decoder.shortlist is None) == (size > 2**20)
+        assert (t5.decoder.shortlist is None) == (size > 2**20)
         options = {"max_new_tokens": 12, **OPTIONS[name]}
         texts.append("".join(t5.stream(t5.encode_ids(inputs), **options)))
         return t5.generate_ids(inputs, return_token_scores=True, **options)
@@ -99,12 +99,12 @@ def test_greedy_decoding_gives_the_same_ids_and_scores_with_and_without(name, mo
 
 
 def test_what_is_asked_for_beside_scores_comes_without_them(monkeypatch):
-    monkeypatch.setattr(generation, "SHORTLIST_SIZE", 0)
+    monkeypatch.setattr(decoder, "SHORTLIST_SIZE", 0)
     config = TINY.replace(vocab_size=1024)
     t5 = Text2Text(config, lively_params(config), ByteVocabulary(700))
-    assert t5._decoder.shortlist is not None
+    assert t5.decoder.shortlist is not None
     result = t5.generate_ids(
         random_ids(3, 1, 9), max_new_tokens=4, return_scores=False, return_cross_attention=True
     )
-    assert np.isnan(result.scores).all() and result.token_scores is None
+    assert result.scores is None and result.token_scores is None
     np.testing.assert_allclose(result.cross_attention.sum(-1), 1, atol=1e-5)

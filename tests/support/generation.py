@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from t5jax.engine.results import Generation
 from t5jax.model.parameters import for_serving
-from t5jax.text2text import Generation, Text2Text
+from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
 from tests.support.models import TINY
 from tests.support.reference import params_of, ragged_ids, random_torch, torch
