@@ -76,7 +76,7 @@ class LoadedModel:
         self.dtype = dtype
         family = family_of(config)
         self.model = family.training(config, self.dtype)
-        self.generation = generation or GenerationOptions()
+        self.generation = generation or _default_options(config)
         self.max_input_length = max_input_length
         self.mesh = sharding.mesh_of(mesh)
         params = placed(config, params, self.dtype, self.mesh)
@@ -180,3 +180,10 @@ class LoadedModel:
         tensors = {} if about.scheme else tensors_of(self.config, params)
         checkpoint = InMemory(about, tensors, params)
         write_checkpoint(path, checkpoint, format, dtype=dtype)
+
+
+def _default_options(config: ModelConfig) -> GenerationOptions:
+    """Greedy, with 128 tokens or as many as the decoder has positions."""
+    options = GenerationOptions()
+    most = min(options.max_new_tokens, config.longest_output or options.max_new_tokens)
+    return options.replace({"max_new_tokens": most})
