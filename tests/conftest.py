@@ -1,7 +1,9 @@
 """For all tests."""
 
 import os
+from pathlib import Path
 
+import jax
 from hypothesis import HealthCheck, settings
 
 # Before torch is imported. Two workers share two cores: with two threads each, torch waits for a
@@ -12,12 +14,32 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+# The tests' own processes keep their compiled programs for the next run. JAX's key holds XLA's
+# flags and the number of devices. Processes that tests start, and kill, have the user's cache: a
+# file that is half written when its writer is killed would stay.
+if jax.config.jax_compilation_cache_dir is None:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t5jax-tests"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 # Tests of eight devices are for a process that has them: tests/test_eight_devices.py starts it.
 EIGHT = "device_count=8" in os.environ.get("XLA_FLAGS", "")
 
+# As measured, longest first, so that two workers end together.
+LONGEST = (
+    "test_training.py",
+    "test_eight_devices.py",
+    "test_data.py",
+    "test_text2text.py",
+    "test_processors.py",
+    "test_tasks.py",
+    "test_beam.py",
+    "test_constraints.py",
+)
+
 
 def pytest_collection_modifyitems(items):
-    """The file that takes longest first, so that two workers end together."""
+    """The files that take longest first."""
     items[:] = [x for x in items if EIGHT or not x.get_closest_marker("eight_devices")]
-    items.sort(key=lambda item: item.path.name != "test_training.py")
+    places = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))

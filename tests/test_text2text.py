@@ -65,9 +65,8 @@ def test_params_and_model_give_the_logits():
     inputs, prefix = random_ids(0, 2, 8), random_ids(1, 2, 5)
     logits = t5.logits(inputs, prefix)
     assert logits.shape == (2, 5, 384) and logits.dtype == jnp.float32
-    np.testing.assert_allclose(
-        t5.model.apply({"params": t5.params}, inputs, prefix), logits, atol=2e-5
-    )
+    expected = jax.jit(t5.model.apply)({"params": t5.params}, inputs, prefix)
+    np.testing.assert_allclose(expected, logits, atol=2e-5)
     jax.tree.map(np.testing.assert_array_equal, t5.params, lively_params(TINY))
 
 
@@ -260,11 +259,12 @@ def test_import_is_light_and_quick():
         "b = time.process_time(); heavy = {'tensorflow', 'seqio', 'torch', 'tensorflow_datasets'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules); print(b - a)"
     )
-    runs = [
-        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
+    command = [sys.executable, "-c", code]
+    # Once is enough where nothing else slows it down.
+    assert any(
+        float(subprocess.run(command, check=True, capture_output=True).stdout) < 1.0
         for _ in range(3)
-    ]
-    assert min(runs) < 1.0
+    )
 
 
 def parts(array: jax.Array) -> int:
