@@ -1,9 +1,13 @@
 """The package's layers: a part imports only parts above it, and the upper half stays light."""
 
 import ast
+import dataclasses
 from pathlib import Path
 
 import t5jax
+from t5jax.model.contract import ModelConfig
+from t5jax.model.t5.config import T5Config
+from t5jax.model.t5.fusion import serving_layout
 
 # From the bottom up: each may import what stands before it, and itself.
 ORDER = [
@@ -34,6 +38,7 @@ def part(file: Path) -> str:
     return file.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
+FAMILIES = {"t5"}
 FILES = [f for f in ROOT.rglob("*.py") if f != ROOT / "__init__.py"]
 
 
@@ -50,3 +55,28 @@ def test_the_upper_half_names_no_heavy_library():
     for file in FILES:
         if part(file) in LIGHT:
             assert not HEAVY & {name.split(".")[0] for name in imports(file)}, file
+
+
+def test_nothing_outside_its_folder_names_a_family():
+    """Only the registration does, and the package's own names."""
+    for file in FILES:
+        if file.parent.name in FAMILIES and file.parent.parent == ROOT / "model":
+            continue
+        named = {name.split(".")[2] for name in imports(file) if name.startswith("t5jax.model.")}
+        allowed = FAMILIES if file == ROOT / "model" / "__init__.py" else set()
+        assert not (named & FAMILIES) - allowed, file
+
+
+def test_code_outside_its_folder_reads_no_field_or_parameter_of_t5():
+    """Fields of T5Config that no contract has, and T5's modules, appear in no code elsewhere."""
+    known = {name for name in dir(ModelConfig) if not name.startswith("_")}
+    fields = {field.name for field in dataclasses.fields(T5Config)} - known
+    modules = {row.split("/")[-2] for row in serving_layout(T5Config())} - {"norm", "head", "mlp"}
+    for file in FILES:
+        if part(file) == "tasks" or file.is_relative_to(ROOT / "model" / "t5"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in fields, f"{file}:{node.lineno} {node.attr}"
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert node.value not in fields | modules, f"{file}:{node.lineno} {node.value}"

@@ -62,7 +62,7 @@ def test_the_networks_agree_and_steps_agree_with_teacher_forcing(t5, params):
     np.testing.assert_allclose(t5.logits(inputs, prefix), expected, atol=1e-4)
     jax.tree.map(np.testing.assert_array_equal, t5.params, params)
     found = t5.generate_ids(inputs, max_new_tokens=6)
-    scores = t5.score_ids(inputs, np.where(found.ids == 0, CONFIG.pad_token_id, found.ids)[:, 0])
+    scores = t5.score_ids(inputs, found.ids[:, 0])
     np.testing.assert_allclose(found.scores[:, 0], scores, atol=1e-3)
 
 
@@ -104,6 +104,17 @@ def test_text_streams_is_scored_encoded_cast_quantized_and_saved(t5, tmp_path):
             ValueError, match=f"family toy has no tensor table for format '{format}'"
         ):
             t5.save(tmp_path / format, format=format)
+
+
+def test_lengths_stop_at_the_longest_position(t5):
+    longest = CONFIG.positions
+    assert t5.encode_ids(ids(3, 1, longest - 3)).hidden.shape[1] <= longest
+    with pytest.raises(ValueError, match=f"{longest + 1}.*{longest}"):
+        t5.encode_ids(ids(3, 1, longest + 1))
+    with pytest.raises(ValueError, match=f"max_new_tokens={longest + 1}.*{longest}"):
+        t5.generate("go", max_new_tokens=longest + 1)
+    # The default of max_new_tokens is 128, of such a model its positions.
+    assert t5.generate_ids(ids(3, 1, 5)).ids.shape[-1] <= longest
 
 
 def test_a_run_is_trained_checkpointed_resumed_and_evaluated(run, capsys):
