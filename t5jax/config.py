@@ -14,7 +14,7 @@ from t5jax.model.family import default_family, family_of
 
 
 class Section:
-    """A section whose values are checked when it is made, in Python too."""
+    """A section that checks its values in `__post_init__`."""
 
     def __post_init__(self) -> None:
         check_knobs(self)
@@ -22,7 +22,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class LengthsConfig(Section):
-    """Tokens a sequence may have, its EOS counted."""
+    """Longest sequences in tokens, EOS included."""
 
     inputs: int = knob(512, "encoder tokens a row; longer inputs are cut", least=1)
     targets: int = knob(128, "decoder tokens a row; longer targets are cut", least=1)
@@ -30,7 +30,7 @@ class LengthsConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Section):
-    """What is trained on, and how it is cut into batches."""
+    """Training data, and how it becomes batches."""
 
     mixture: str = knob(
         "",
@@ -46,7 +46,7 @@ class DataConfig(Section):
     pack: bool = knob(True, "put several examples into one row, kept apart by segment ids")
     streams: int = knob(
         8,
-        "pieces the data is cut into, fixed at the first start; hosts own whole pieces",
+        "shards of the data, fixed at the first start; each host reads whole shards",
         least=1,
     )
     seed: int = knob(0, "seed of the order of examples", least=0)
@@ -56,52 +56,50 @@ class DataConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(Section):
-    """How gradients become updates."""
+    """The optimizer and its learning-rate schedule."""
 
     name: Literal["adafactor", "adamw"] = knob("adafactor", "T5's Adafactor, or AdamW")
     schedule: Literal["inverse_sqrt", "constant", "linear", "cosine"] = knob(
-        "inverse_sqrt", "course of the learning rate after its warm-up"
+        "inverse_sqrt", "learning rate after the warm-up"
     )
-    learning_rate: float = knob(
-        0.01, "highest rate, held or reached at the end of the warm-up", least=0
-    )
+    learning_rate: float = knob(0.01, "peak learning rate", least=0)
     warmup: int = knob(
         10_000,
-        "steps: at the highest rate for inverse_sqrt, rising from zero for the others",
+        "warm-up steps: constant at the peak for inverse_sqrt, else linear from zero",
         least=0,
     )
     final_fraction: float = knob(
-        0.0, "linear and cosine: last rate as a fraction of the first", least=0, most=1
+        0.0, "linear and cosine: final rate as a fraction of the peak", least=0, most=1
     )
-    decay_rate: float = knob(0.8, "Adafactor: second moment decays as 1 - step^-rate", above=0)
+    decay_rate: float = knob(0.8, "Adafactor: second-moment decay is 1 - step^-rate", above=0)
     step_offset: int = knob(
         0,
-        "steps that `init` had been trained: the learning rate goes on from there; moments and "
-        "Adafactor's decay start anew",
+        "steps that `init` was trained for, added to the schedule's step; moments and Adafactor's "
+        "decay start fresh",
         least=0,
     )
     clip_threshold: float = knob(1.0, "Adafactor: largest RMS of one parameter's update", above=0)
-    min_factored: int = knob(128, "Adafactor: factored from this many rows and columns on", least=1)
-    scale_by_parameter: bool = knob(True, "Adafactor: steps are relative to the parameter's RMS")
+    min_factored: int = knob(128, "Adafactor: fewest rows and columns that are factored", least=1)
+    scale_by_parameter: bool = knob(True, "Adafactor: scale updates by the parameter's RMS")
     b1: float = knob(0.9, "AdamW: decay of the first moment", least=0, below=1)
     b2: float = knob(0.999, "AdamW: decay of the second moment", least=0, below=1)
     epsilon: float = knob(1e-8, "AdamW: added to the denominator", above=0)
     weight_decay: float = knob(
-        0.0, "decay of weights a step, times the rate; not norms or biases", least=0
+        0.0, "decoupled weight decay, times the learning rate; not norms or biases", least=0
     )
     freeze: Names = knob(
         (),
-        "regular expressions of parameters that stay as they are, matched against whole paths with "
-        "layers apart: `encoder/.*`, `.*/layers_0/.*`, `token_embedder/.*`",
+        "regular expressions of parameters not to train, matched against whole paths: "
+        "`encoder/.*`, `.*/layers_0/.*`, `token_embedder/.*`",
     )
     clip_norm: float | None = knob(
-        None, "largest global norm of the gradient; none by default", above=0
+        None, "clip the gradient's global norm; none by default", above=0
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig(Section):
-    """The loop: how long, how often, in which numbers."""
+    """The training loop."""
 
     steps: int = knob(10_000, "optimizer steps in all", least=1)
     log_every: int = knob(50, "steps between logged lines", least=1)
@@ -112,17 +110,17 @@ class TrainingConfig(Section):
         None, "also keep the best one by this metric, as task/name (pronounce/wer) or loss"
     )
     best_mode: Literal["min", "max"] = knob("min", "whether a smaller or larger metric is better")
-    dtype: Literal["float32", "bfloat16"] = knob("float32", "computation; parameters are float32")
+    dtype: Literal["float32", "bfloat16"] = knob(
+        "float32", "compute dtype; parameters stay float32"
+    )
     remat: Literal["none", "full", "dots"] = knob(
         "none", "recompute in the backward pass: nothing, whole layers, all but matrix products"
     )
     scan_layers: bool = knob(
-        True, "compile one layer and loop over it; without, every layer: faster, longer to compile"
+        True, "scan over stacked layers; false: unroll them: faster steps, slower compilation"
     )
-    micro_batches: int = knob(1, "gradient accumulation: pieces a batch is computed in", least=1)
-    z_loss: float = knob(
-        1e-4, "weight of log(Z)^2, which keeps the logits near normalised", least=0
-    )
+    micro_batches: int = knob(1, "gradient accumulation: micro-batches a batch", least=1)
+    z_loss: float = knob(1e-4, "coefficient of log(Z)^2, which keeps logits small", least=0)
     label_smoothing: float = knob(0.0, "probability spread over the other ids", least=0, below=1)
     seed: int = knob(0, "seed of initial parameters and dropout", least=0)
     tensorboard: bool = knob(True, "write TensorBoard event files")
@@ -140,25 +138,21 @@ class TrainingConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig(Section):
-    """Devices along each axis of the mesh; one of them may be -1: all that are left."""
+    """Devices along each mesh axis. -1, allowed for one axis: all remaining devices."""
 
-    data: int = knob(
-        -1, "copies of the model, each with its part of the batch", least=1, also=(-1,)
-    )
-    fsdp: int = knob(
-        1, "parts of the batch whose devices also share the parameters", least=1, also=(-1,)
-    )
-    tensor: int = knob(1, "parts of heads, MLP and vocabulary", least=1, also=(-1,))
-    sequence: int = knob(1, "parts of a sequence's length", least=1, also=(-1,))
+    data: int = knob(-1, "data parallelism: shards the batch", least=1, also=(-1,))
+    fsdp: int = knob(1, "shards the batch and the parameters", least=1, also=(-1,))
+    tensor: int = knob(1, "shards heads, MLP and vocabulary", least=1, also=(-1,))
+    sequence: int = knob(1, "shards sequence lengths", least=1, also=(-1,))
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig(Section):
-    """What is evaluated during training and after it."""
+    """Evaluation during training and after it."""
 
     tasks: Names = knob((), "tasks evaluated, a list or divided by commas; none: no evaluation")
     split: str = knob("validation", "split evaluated")
-    batch: int = knob(256, "rows decoded at a time", least=1)
+    batch: int = knob(256, "rows decoded together", least=1)
     examples: int | None = knob(None, "first examples of each task to use; none: all", least=1)
     max_new_tokens: int | None = knob(
         None, "longest prediction; none: the targets' length", least=1
@@ -180,15 +174,14 @@ Model = Annotated[Any, Kind(_model, "the configuration of a registered family")]
 class RunConfig(Section):
     """A training run: `t5jax train CONFIG.yaml`."""
 
-    # `config_files.build_config` makes it.
     model: Model = knob(
         default_family().config(),
         "`variant: NAME`, or `family: NAME` (t5), and fields that differ from it",
     )
     init: str | None = knob(
         None,
-        "checkpoint of any format, or hub id, to start from: its weights, and its architecture and "
-        "vocabulary where none are given; the optimizer starts fresh, at step 0",
+        "checkpoint of any format, or hub id, to start from: its weights, and, unless given, its "
+        "architecture and vocabulary; the optimizer starts fresh, at step 0",
     )
     vocabulary: str = knob(
         "",

@@ -1,4 +1,4 @@
-"""Evaluation with seqio: metrics of what a model writes and of what it ranks first, its loss."""
+"""Evaluation with seqio: metrics of predictions and of ranked answers, and the targets' loss."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ __all__ = ["Evaluation", "TaskResult", "write_results"]
 
 
 class Evaluation:
-    """Tasks with their examples read, tokenized and kept, to be run on any number of models.
+    """Tokenized examples of some tasks, on which any number of models can be run.
 
     Args:
-      names: registered tasks or mixtures, a list or divided by commas; a mixture stands for those
-        of its tasks that have the split and a metric.
+      names: registered tasks or mixtures, a list or divided by commas. A mixture stands for its
+        tasks that have the split and a metric.
       vocabulary: the model's.
-      split: of every task.
-      lengths: longer inputs and targets are cut; None: nothing is.
-      examples: first examples of each task; None: all.
-      batch: rows decoded at a time.
-      rank: for tasks whose answers are known (`t5jax.tasks.ranking`), score every answer too,
-        and compute the metrics of the best as well, as `rank_<metric>`.
-      confidence: the level of bootstrap intervals, `<metric>_low` and `<metric>_high`; None: none.
-      resamples: of the bootstrap, seeded.
+      split: the split of every task.
+      lengths: longer inputs and targets are cut; None: no limit.
+      examples: evaluate the first examples of each task only; None: all.
+      batch: rows decoded together.
+      rank: also score each answer of tasks with known answers (`t5jax.tasks.ranking`), and report
+        the metrics of the best one as `rank_<metric>`.
+      confidence: level of bootstrap intervals, `<metric>_low` and `<metric>_high`; None: none.
+      resamples: bootstrap resamples; seeded.
 
     Raises:
-      ValueError: an unknown task, or one that has no such split or no metric; nothing to rank; a
-        confidence or a number of resamples that makes no interval.
+      ValueError: an unknown task, a task without the split or without a metric; nothing to rank; an
+        invalid confidence or number of resamples.
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class Evaluation:
         return dict(self._task(each, t5, options) for each in self.evaluators)
 
     def value_names(self, examples: int | None = None) -> dict[str, list[str]]:
-        """The names of the values that each task's metrics have, by task, without a model.
+        """The names of each task's values, found without a model.
 
-        Each metric is given the first `examples` targets as the predictions, or all of them where
-        it cannot do with these. Raises ValueError for a metric that fails on them.
+        Each metric gets the first `examples` targets as predictions, and all targets if it fails
+        on those. Raises ValueError for a metric that fails on all.
         """
         names = {}
         for each in self.evaluators:
@@ -99,7 +99,7 @@ class Evaluation:
             texts = [text_of(row, "targets", self.vocabulary) for row in rows]
             try:
                 found = names_of_values(task, texts[:examples], rows[:examples])
-            except ValueError:  # of one class perhaps, where it needs two
+            except ValueError:  # perhaps a metric that needs two classes, and found one
                 if examples is None or len(rows) <= examples:
                     raise
                 found = names_of_values(task, texts, rows)
@@ -175,7 +175,7 @@ class Evaluation:
         predictions: Sequence[dict[str, Any]],
         prefix: str = "",
     ) -> None:
-        """Adds metrics' values, their intervals if wanted, and to each example its parts."""
+        """Adds metrics' values and intervals to `values`, their parts to each prediction."""
         where = "ranked_" if prefix else ""
         for one in measured:
             what = f"metric {one.name}"
@@ -198,7 +198,7 @@ class Evaluation:
         choices: tuple[str, ...] | AnswersOf,
         examples: Sequence[Mapping[str, Any]],
     ) -> tuple[list[str], np.ndarray]:
-        """The likeliest of each example's answers, and its log-probability, float[N]."""
+        """Each example's likeliest answer, and its log-probability float[N]."""
         if not callable(choices):
             likely = t5.score_each_ids(inputs, t5.target_ids(choices), batch_size=self.batch)
             return [choices[i] for i in likely.argmax(axis=1)], likely.max(axis=1)
@@ -217,7 +217,7 @@ class Evaluation:
 def _add_changed(
     rows: Sequence[dict[str, Any]], text: str, name: str, values: Sequence[Any]
 ) -> None:
-    """Adds to each row its value, under `name`, unless it is the row's text."""
+    """Sets `row[name]` to the row's value where that differs from `row[text]`."""
     for row, value in zip(rows, values, strict=True):
         if (kept := plain(value)) != row[text]:
             row[name] = kept

@@ -1,9 +1,8 @@
 """Options declared once: type, range, default, and the sentence that `--help` prints.
 
-A frozen dataclass declares them with `knob` and calls `check_knobs` in `__post_init__`. The same
-declaration refuses a value in Python, in YAML and on the command line, and is what `--help` shows.
-What the types of values are is here too: `kind_of` knows int, float, bool, str, dict, Literals,
-tuples and classes; another type brings its own `Kind`, as `Annotated[type, Kind(…)]`.
+A frozen dataclass declares its options with `knob` and calls `check_knobs` in `__post_init__`. One
+declaration serves Python, YAML, the command line and `--help`. `kind_of` knows int, float, bool,
+str, dict, Literals, tuples and classes; other types bring a `Kind`: `Annotated[type, Kind(…)]`.
 """
 
 from __future__ import annotations
@@ -19,20 +18,17 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
-# JAX counts in int32, so no size, step or seed is larger.
-# A knob without a default.
-REQUIRED: Any = dataclasses.MISSING
-LARGEST = 2**31 - 1
-# Of float32, which is what is computed with: what is smaller would count as 0.
+REQUIRED: Any = dataclasses.MISSING  # the default of a knob that has none
+LARGEST = 2**31 - 1  # JAX counts sizes, steps and seeds in int32
+# float32's normal range: JAX would flush a smaller number to 0.
 TINIEST, GREATEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from `least` to `most`, or between `above` and `below`, which are not in it.
+    """An interval: `least` and `most` are inside it, `above` and `below` are not.
 
-    `also` are values beside it, such as a -1 that means "the rest". `remedy` is what an error
-    advises.
+    `also` lists further values, such as a -1 that means "the rest". An error ends in `remedy`.
     """
 
     least: float | None = None
@@ -44,7 +40,7 @@ class Range:
 
     @property
     def advice(self) -> str:
-        """The remedy as the end of an error."""
+        """The end of an error message."""
         return f"; {self.remedy}" if self.remedy else ""
 
     def __contains__(self, value: float) -> bool:
@@ -72,16 +68,16 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How the values of one type are read, and in which words.
+    """How values of one type are read and described.
 
     Attributes:
-      read: makes a value from Python or a file one of the type. Raises TypeError, ValueError or
-        KeyError where it is none, OverflowError where float32 cannot hold its number.
-      wanted: what a value must be, for errors.
-      parse: makes one of a word of the command line; raises ValueError where it is none.
-      word: what `--help` calls that word.
-      repeated: on the command line, the words of several arguments make one value.
-      choices: all that there are, where they are few.
+      read: converts a value from Python or a file. Raises TypeError, ValueError or KeyError for a
+        wrong value, OverflowError for a number that float32 cannot hold.
+      wanted: the expected value in words, for errors.
+      parse: converts a command-line word; raises ValueError.
+      word: the word's name in `--help`.
+      repeated: several command-line arguments make one value.
+      choices: all values, where they are few.
     """
 
     read: Callable[[Any], Any]
@@ -106,8 +102,8 @@ def knob(
 ) -> Any:
     """A dataclass field with its default, meaning and range; mutable defaults are copied.
 
-    A number needs a range: `check_knobs` refuses a class that declares one without. `word` is what
-    `--help` calls the value, where the type's own word says too little.
+    A number needs a range; `declared` raises TypeError otherwise. `word` names the value in
+    `--help` in place of its kind's word.
     """
     metadata: dict[str, Any] = {"help": help, "word": word}
     if any(bound is not None for bound in (least, most, above, below)):
@@ -118,10 +114,10 @@ def knob(
 
 
 def check_knobs(instance: Any) -> None:
-    """Checks every field of a dataclass, and makes other libraries' scalars Python's.
+    """Checks every field of a dataclass; scalars of NumPy and JAX become Python's.
 
     Raises:
-      ValueError: a value is of another type than declared, or out of its range.
+      ValueError: a value has the wrong type, or is out of range.
     """
     cls: Any = type(instance)
     for name, (kind, within) in declared(cls).items():
@@ -146,13 +142,12 @@ def declared(cls: type) -> dict[str, tuple[Any, Range | None]]:
 
 
 def check_value(name: str, value: Any, kind: Any, within: Range | None = None) -> Any:
-    """`value` as `kind`, in Python's own types; lists become tuples.
+    """`value` as the type `kind` (see `kind_of`), in Python's own types; lists become tuples.
 
-    Kinds are those of `kind_of`, and any of them or None. "10" and True are no numbers, 1 is a
-    float, 1.0 is no whole number, nan is neither.
+    "10" and True are not numbers, 1 is a float, 1.0 is not a whole number, nan is neither.
 
     Raises:
-      ValueError: it is not; one line with the name, the value and what is wanted.
+      ValueError: the value does not fit; one line with the name, the value and what is wanted.
     """
     if value is None and kind is not _plain(kind):
         return None
@@ -171,31 +166,30 @@ def check_value(name: str, value: Any, kind: Any, within: Range | None = None) -
 
 
 def wanted(kind: Any, within: Range | None = None) -> str:
-    """What a value must be, in words: "a whole number, at least 1, or null"."""
+    """The expected value in words: "a whole number, at least 1, or null"."""
     none = ", or null" if kind is not _plain(kind) else ""
     return kind_of(kind).wanted + (f", {within}" if within else "") + none
 
 
 def switch(value: Any) -> bool:
-    """True or False, of any library; else TypeError."""
+    """A bool of Python, NumPy or JAX; else TypeError."""
     if not _is_switch(value):
         raise TypeError
     return bool(value)
 
 
 def whole(value: Any) -> int:
-    """An integer of any library, no float and no True; else TypeError."""
+    """An integer of Python, NumPy or JAX; TypeError for floats and bools."""
     if _is_switch(value):
         raise TypeError
     return operator.index(value)
 
 
 def number(value: Any) -> float:
-    """A finite number of any library, no text and no True.
+    """A finite number of Python, NumPy or JAX.
 
     Raises:
-      TypeError, ValueError: it is none. OverflowError: float32, in which everything is computed,
-        cannot hold it.
+      TypeError, ValueError: text, a bool, or not finite. OverflowError: out of float32's range.
     """
     if _is_switch(value) or not math.isfinite(value):
         raise TypeError
@@ -206,19 +200,19 @@ def number(value: Any) -> float:
 
 
 def text(value: Any) -> str:
-    """Text that can be written to a file, or a path; else TypeError or ValueError."""
+    """A string, or a path as one; TypeError, or ValueError for text that no file can hold."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, str):
         raise TypeError
-    value.encode()  # a lone surrogate can be written to no file
+    value.encode()  # UnicodeEncodeError, a ValueError, for a lone surrogate
     if "\0" in value:
         raise ValueError
     return value
 
 
 def names_of(text: str) -> tuple[str, ...]:
-    """Names divided by commas."""
+    """Splits at commas, without the spaces around names."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
@@ -242,7 +236,7 @@ _KINDS = {
 
 @functools.cache
 def kind_of(declared: Any) -> Kind:
-    """The kind of a type: its own, where it is Annotated with one. `X | None` has that of `X`."""
+    """The kind of a type; that of `X | None` is `X`'s, that of an Annotated type its own."""
     plain = _plain(declared)
     if plain is Any:  # checked elsewhere
         return Kind(lambda value: value, "anything")
@@ -261,7 +255,7 @@ def kind_of(declared: Any) -> Kind:
 
 
 def _choice(value: Any, choices: Iterable[Any]) -> Any:
-    # By type too: True == 1. An unhashable value must not reach a set.
+    # Types are compared too, because True == 1. No set: the value may be unhashable.
     for known in choices:
         if type(value) is type(known) and value == known:
             return known
@@ -290,11 +284,11 @@ def nearest(
     """The nearest of `known` as a question, "did you mean batch?".
 
     Args:
-      name: what was given.
-      known: what it could have been.
-      most: how many near ones to name.
-      cutoff: how near they must be, as in `difflib.get_close_matches`.
-      otherwise: the answer where none is near; default: all of `known`.
+      name: the unknown name.
+      known: the possible names.
+      most: how many to suggest.
+      cutoff: least similarity, as in `difflib.get_close_matches`.
+      otherwise: the answer where no name is near; default: all of `known`.
     """
     known = list(known)
     near = difflib.get_close_matches(str(name)[:100], known, n=most, cutoff=cutoff)
@@ -313,7 +307,7 @@ def short(value: Any, length: int = 60) -> str:
 
 
 def _plain(kind: Any) -> Any:
-    """A kind without its None."""
+    """`X` of `X | None`; other types unchanged."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         rest = [arg for arg in typing.get_args(kind) if arg is not types.NoneType]
         return rest[0] if len(rest) == 1 else kind

@@ -1,7 +1,7 @@
-"""Files from outside, checked where they enter against a schema that is declared once.
+"""Schemas of files that t5jax reads.
 
-A schema is a pydantic model that derives from `Schema`, or any type that pydantic knows. Whatever
-does not fit raises one ValueError that names the file, the field, the value and what was wanted.
+A schema is a pydantic model that derives from `Schema`, or any type that pydantic knows. A file
+that does not fit raises a ValueError with the file, the field, the value and what was wanted.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 
 class Schema(pydantic.BaseModel):
-    """The fields of a file that are read. Others are ignored, and nothing is converted.
+    """The fields of a file that are read; other fields are ignored.
 
-    A whole number is accepted where a float is declared; "10" and true are no numbers.
+    Nothing is converted, except an integer to a float; "10" and true are not numbers.
     """
 
     model_config = pydantic.ConfigDict(strict=True, extra="ignore", frozen=True)
@@ -39,7 +39,7 @@ def check(schema: type[T], value: Any, source: str | Path) -> T:
     """`value` as `schema` declares it.
 
     Raises:
-      ValueError: the first field that does not fit, as `source: field: value: what was wanted`.
+      ValueError: `source: field: value: what was wanted`, for the first field that does not fit.
     """
     adapter: Any = _adapter
     try:
@@ -55,7 +55,7 @@ def check(schema: type[T], value: Any, source: str | Path) -> T:
 
 
 def parse_json(text: str | bytes, source: str | Path) -> Any:
-    """The JSON value of `text`; ValueError names `source`."""
+    """The JSON value of `text`. ValueError names `source`."""
     try:
         return json.loads(text)
     except RecursionError:

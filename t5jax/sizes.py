@@ -1,7 +1,7 @@
-"""What a call or a run needs in memory at least, from shapes alone, and what there is.
+"""Memory that a call or a run needs, estimated from shapes, and memory that is free.
 
-Estimates are lower bounds: what is refused could not have run. What is near the limit may still
-fail, as temporaries are not counted.
+Estimates are lower bounds without temporaries: a refused call could not have run, and an accepted
+one near the limit may still fail.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from t5jax.model.contract import ModelConfig
 from t5jax.model.family import family_of
 from t5jax.model.parameters import abstract_params, count_parameters
 
-# Calls that need less than this are not looked at: reading what is free takes 0.1 ms.
+# Bytes below which a call is not checked: reading the free memory takes 0.1 ms.
 SMALL = 2**28
-# Room for ids that a decoder's cache begins with; see `t5jax.engine.buckets.ROOMS`.
+# Length of the first KV cache; see `t5jax.engine.buckets.ROOMS`.
 FIRST_ROOM = 128
 
 GROUP, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
@@ -29,15 +29,15 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 def decoding_bytes(
     config: ModelConfig, *, rows: int, hypotheses: int, length: int, inputs: int, size: int
 ) -> dict[str, int]:
-    """What decoding holds at once, beside the parameters.
+    """Bytes that decoding holds beside the parameters, by name.
 
     Args:
       rows: inputs decoded together.
-      hypotheses: beams, or samples, an input.
-      length: ids that an output may have. All rows begin with a cache of `FIRST_ROOM`; of longer
-        outputs one is counted, since the others may have ended.
+      hypotheses: beams or samples per input.
+      length: longest output in tokens. All rows begin with a KV cache of `FIRST_ROOM` tokens; only
+        one row is counted with a longer cache, since the other rows may have ended.
       inputs: tokens of an input.
-      size: bytes of a number in the cache.
+      size: bytes of a number in the KV cache.
     """
     token = family_of(config).sizes(config).cached * size
     long = hypotheses * length
@@ -50,7 +50,7 @@ def decoding_bytes(
 
 
 def training_bytes(config: RunConfig) -> dict[str, int]:
-    """What a training step holds at once, over all devices."""
+    """Bytes that a training step holds over all devices, by name."""
     model, training, data = config.model, config.training, config.data
     parameters = 4 * count_parameters(abstract_params(model))
     pieces = training.micro_batches
@@ -59,7 +59,7 @@ def training_bytes(config: RunConfig) -> dict[str, int]:
     )
     kept = family_of(model).sizes(model)
     layers = kept.encoder * inputs + kept.decoder * targets
-    # The inputs of all layers, which even remat keeps. Gradients come when these go.
+    # remat keeps the inputs of all layers. Gradients replace activations, so the larger counts.
     activations = layers * _BYTES[training.dtype] + targets * model.vocab_size * 4
     return {
         "parameters": parameters,
@@ -72,16 +72,13 @@ def training_bytes(config: RunConfig) -> dict[str, int]:
 def check_fits(
     what: str, parts: Mapping[str, int], devices: Sequence[jax.Device], remedy: str
 ) -> None:
-    """Refuses what cannot fit.
+    """Raises ValueError, with the estimate and the free memory, if `parts` do not fit.
 
     Args:
-      what: it is called.
+      what: the name of the allocation, for the error.
       parts: bytes by name, over all devices.
-      devices: that it is spread over; none: the host's memory.
-      remedy: what to do about it.
-
-    Raises:
-      ValueError: the parts together are more than is free; with the estimate, and what there is.
+      devices: devices that share the parts; none: the host's memory.
+      remedy: the end of the error.
     """
     here = [device for device in devices if device.process_index == jax.process_index()]
     need = sum(parts.values()) * len(here) // len(devices) if devices else sum(parts.values())
@@ -99,7 +96,7 @@ def check_fits(
 
 
 def check_training(config: RunConfig, devices: Sequence[jax.Device]) -> None:
-    """ValueError where a run's step, its prepared batches or its evaluation cannot fit."""
+    """Raises ValueError if a run's step, prefetched batches or evaluation cannot fit."""
     model, data = config.model, config.data
     check_fits(
         f"a step of data.batch={data.batch}, data.lengths={data.lengths.inputs} and "
@@ -133,7 +130,7 @@ def check_training(config: RunConfig, devices: Sequence[jax.Device]) -> None:
 
 
 def amount(size: int) -> str:
-    """Bytes in words."""
+    """Bytes as MB, GB or TB."""
     for unit, name in ((10**12, "TB"), (10**9, "GB")):
         if size >= unit:
             return f"{size / unit:,.1f} {name}"
@@ -141,7 +138,7 @@ def amount(size: int) -> str:
 
 
 def device_memory(devices: Sequence[jax.Device]) -> int | None:
-    """Free bytes of accelerators, together; None of CPUs, and where a device does not tell."""
+    """Free bytes of all accelerators; None for CPUs and for devices without memory statistics."""
     total = 0
     for device in devices:
         stats = device.memory_stats() if device.platform != "cpu" else None
@@ -152,9 +149,9 @@ def device_memory(devices: Sequence[jax.Device]) -> int | None:
 
 
 def host_memory() -> int | None:
-    """Bytes that this process could still take; None where the system does not tell.
+    """Bytes that this process can still allocate; None where the system does not tell.
 
-    What the machine has available with its swap, or less: what the process' control group allows.
+    The machine's available memory and swap, limited by the process's control group.
     """
     found = []
     lines = _lines("/proc/meminfo")
@@ -170,7 +167,7 @@ def host_memory() -> int | None:
 
 
 def _group_memory() -> list[int]:
-    """What the control group and those above it leave, with what could be dropped of caches."""
+    """Free bytes of the control group and each of its parents, droppable page cache included."""
     left = []
     for line in _lines(GROUP):
         _, kinds, place = line.split(":", 2)

@@ -1,6 +1,6 @@
-"""Text files from outside: UTF-8, perhaps with a byte order mark; lines end with \\n or \\r\\n.
+"""Text files: UTF-8 with or without a byte order mark; lines end with \\n or \\r\\n.
 
-A lone \\r, and Unicode's other line separators, are characters of a line like any other.
+A lone \\r and Unicode's other line separators do not end a line.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def read_lines(file: str | Path) -> Iterator[str]:
 
 
 def lines_of(stream: Iterable[bytes], source: str) -> Iterator[str]:
-    """The lines of an open stream of bytes, as `read_lines`; `source` names it in errors."""
+    """The lines of an open byte stream, as `read_lines`; errors name `source`."""
     for number, line in enumerate(stream, 1):
-        if number > 1 or line != _MARK:  # a mark alone is an empty file
+        if number > 1 or line != _MARK:  # a file of a mark alone has no line
             yield _decode(_without_end(line), number, source)
 
 
 def _without_end(line: bytes) -> bytes:
-    # A \r at the very end of a file ends no line.
+    # A \r at the end of the file, without \n, stays.
     return line[:-1].removesuffix(b"\r") if line.endswith(b"\n") else line
 
 

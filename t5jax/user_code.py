@@ -1,7 +1,7 @@
-"""A mistake inside a function that a user wrote: which file, line and function of theirs it is in.
+"""Errors in a user's function are reported with its file, line and name.
 
-Metrics, pre- and postprocessors, answers and modules are called deep within libraries, so that a
-message such as "'str' object has no attribute 'foo'" says nothing of where to look.
+Metrics, pre- and postprocessors, answers and modules are called deep within libraries, where a
+message such as "'str' object has no attribute 'foo'" does not say where to look.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LIBRARIES = {
     for name in ("stdlib", "platstdlib", "purelib", "platlib")
 }
 _PACKAGES = {"site-packages", "dist-packages"}
-# Frames in the text of an error that TensorFlow took out of a Python function which it had called.
+# Frames in the text of a TensorFlow error, which quotes the traceback of a Python function.
 _FRAME = re.compile(r'File "(?P<file>[^"\n]+)", line (?P<line>\d+), in (?P<function>\S+)')
 _MAX_CAUSE = 240  # characters; a command's error line has 500
 
@@ -30,7 +30,7 @@ _declared: set[Path] = set()
 
 
 class UserCodeError(ValueError):
-    """A user's function failed; the message says where, and `__cause__` is what it raised."""
+    """A user's function failed; the message says where, `__cause__` is its error."""
 
 
 class Place(NamedTuple):
@@ -48,9 +48,9 @@ class Place(NamedTuple):
 
 
 def declare(file: str | Path) -> None:
-    """Says that the package around `file` is a user's, though it may be installed like a library.
+    """Declares the package around `file` a user's, even if it is installed like a library.
 
-    Files outside of the environment's libraries are taken for users' anyway.
+    Files outside the environment's libraries need no declaration.
     """
     path = Path(file).resolve()
     if not path.is_relative_to(_OURS):
@@ -61,12 +61,10 @@ def declare(file: str | Path) -> None:
 
 @contextlib.contextmanager
 def running(what: str) -> Iterator[None]:
-    """Within it, a mistake in a user's function is raised as a `UserCodeError` that names `what`.
+    """Turns an error in a user's function into a `UserCodeError` that begins with `what`.
 
-    Args:
-      what: the function's part, with its task: "task mine: metric first_letter".
-
-    Errors of other code pass unchanged.
+    `what` is the function's role and task: "task mine: metric first_letter". Errors of other code
+    pass unchanged.
     """
     try:
         yield
@@ -78,9 +76,9 @@ def running(what: str) -> Iterator[None]:
 
 
 def explain(error: BaseException, what: str) -> UserCodeError | None:
-    """The error told as a user's mistake; None if no line of a user's was at work."""
+    """The `UserCodeError` for `error`; None if its traceback has no line of a user's."""
     if isinstance(error, UserCodeError):
-        return None  # told already, from nearer by
+        return None  # an inner `running` has explained it
     place = place_of(error)
     if place is None:
         return None
@@ -88,7 +86,7 @@ def explain(error: BaseException, what: str) -> UserCodeError | None:
 
 
 def place_of(error: BaseException) -> Place | None:
-    """The innermost line of a user's code that led to the error; None: there is none."""
+    """The innermost line of a user's code in the traceback, or None."""
     if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
         return Place(error.filename, error.lineno or 0, "<module>")
     # Autograph runs a translation of the function and keeps where each line came from.
@@ -114,12 +112,12 @@ def place_of(error: BaseException) -> Place | None:
 
 
 def cause_of(error: BaseException) -> str:
-    """The error that it began with, as `Type: message` on one line."""
+    """The original error, as `Type: message` on one line."""
     metadata = getattr(error, "ag_error_metadata", None)
     if metadata is not None:
         text = metadata.cause_message
     elif found := list(_written(error)):
-        # Behind a traceback's last frame and the line that it quotes.
+        # The message follows the last frame and the source line that it quotes.
         rest = str(error)[found[-1].end() :]
         named = re.search(r"^\w+(?:\.\w+)*(?:: .*)?$", rest, re.MULTILINE)
         text = named[0] if named else str(error)
@@ -134,7 +132,7 @@ def cause_of(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and those that it was raised from, the innermost first."""
+    """The error and its causes, the original first."""
     chain: list[BaseException] = []
     one: BaseException | None = error
     while one is not None and one not in chain:
@@ -144,7 +142,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _written(error: BaseException) -> Iterator[re.Match[str]]:
-    """Frames of the traceback that stands in a TensorFlow error's text."""
+    """Frames of the traceback that a TensorFlow error's text quotes."""
     text = str(error) if type(error).__module__.startswith("tensorflow") else ""
     return _FRAME.finditer(text)
 

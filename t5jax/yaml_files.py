@@ -1,6 +1,6 @@
-"""YAML of configurations: plain data, every key once, and no larger than a person writes.
+"""YAML of configurations: plain data, unique keys, limited size.
 
-YAML 1.1 in which 1e-4 is a number and 2026-11-25 and 010 are what they look like: text, and ten.
+YAML 1.1, except that 1e-4 is a number, 2026-11-25 is text, and 010 is ten.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-# Anchors multiply: nine lines of nine aliases each stand for 400 million values.
+# Limits that aliases need: nine lines of nine aliases each expand to 400 million values.
 MOST_VALUES = 10_000
 DEEPEST = 32
 
@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.values = self.depth = 0
-        self.sizes: dict[int, int] = {}  # of composed nodes, their aliases written out
+        self.sizes: dict[int, int] = {}  # node id -> values, aliases expanded
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
@@ -98,10 +98,10 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """YAML's value of `text`: dictionaries, lists, text, numbers, true, false and null.
+    """The value of YAML `text`: dictionaries, lists, strings, numbers, booleans and None.
 
     Raises:
-      ValueError: it is no YAML, gives a key twice, has tags, or is too large; names `source`.
+      ValueError: invalid YAML, a repeated key, a tag, or too many values; names `source`.
     """
     try:
         loader = _Loader(text)
@@ -120,7 +120,7 @@ def write_yaml(value: Any) -> str:
 
 
 def _copied(value: Any) -> Any:
-    """Without what aliases share: who edits one section should not edit another."""
+    """A deep copy without aliasing, so that editing one section does not edit another."""
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list) else value

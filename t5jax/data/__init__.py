@@ -1,4 +1,4 @@
-"""seqio tasks and mixtures to batches on the mesh, resumable exactly."""
+"""Batches of seqio tasks and mixtures, on the mesh, exactly resumable."""
 
 from t5jax.data.loader import TrainData
 

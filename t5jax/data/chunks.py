@@ -1,4 +1,4 @@
-"""A task's examples as seqio and TensorFlow give them: many at a time, with what was cut."""
+"""A task's examples from seqio and TensorFlow, in chunks, with flags of cut examples."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from t5jax.config import LengthsConfig
 from t5jax.data.packing import Example
 from t5jax.tasks.faults import ids_end, tell, wrong_ids
 
-# JAX owns the accelerators; TensorFlow would reserve their memory. It refuses once it has begun.
+# TensorFlow would reserve accelerators' memory. RuntimeError: it is already initialized.
 for _kind in ("GPU", "TPU"):
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], _kind)
 
-CHUNK = 256  # examples that pass from TensorFlow to Python together
+CHUNK = 256  # examples passed from TensorFlow to Python together
 FEATURES = ("inputs", "targets")
-# Features that are added: the lengths of these before they are cut, EOS counted.
+# Added features: the lengths before truncation, EOS included.
 WHOLE = {name: f"{name}_whole" for name in FEATURES}
 
 
 def reading_options(threads: int) -> tf.data.Options:
-    """How tf.data reads: in a fixed order, with this many threads."""
+    """tf.data options: a fixed order and this many threads."""
     options = tf.data.Options()
     options.deterministic = True
-    # The training step needs the cores as well, and short examples are quicker without the tuner.
+    # Autotuning would take cores from the training step, and slows short examples.
     options.autotune.enabled = False
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
@@ -38,7 +38,7 @@ def reading_options(threads: int) -> tf.data.Options:
 
 
 def noting_length(task: seqio.Task) -> seqio.Task:
-    """The task, whose examples also say how long they were before seqio cut them."""
+    """The task with the features `WHOLE` added: lengths before seqio truncates."""
 
     def note(dataset: tf.data.Dataset) -> tf.data.Dataset:
         def add(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -54,7 +54,7 @@ def noting_length(task: seqio.Task) -> seqio.Task:
         name: int(task.output_features[name].add_eos and place < len(steps)) for name in FEATURES
     }
     noting = task.replace(preprocessors=[*steps[:place], note, *steps[place:]])
-    # A class that replace() loses may do what it likes; it is refused where it has to be replaced.
+    # replace() may lose a subclass; `ReadSource` refuses such a task.
     return noting if type(noting) is type(task) else task
 
 
@@ -63,7 +63,7 @@ def chunks_of(dataset: tf.data.Dataset, lengths: LengthsConfig) -> tf.data.Datas
     longest = [getattr(lengths, name) for name in FEATURES]
 
     def convert(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        # Saturated, so that an id too high stays one.
+        # Saturating, so that an id past int32 stays invalid.
         inputs, targets = (tf.saturate_cast(example[name], tf.int32) for name in FEATURES)
         sizes = tf.stack([tf.size(inputs), tf.size(targets)])
         cut = tf.stack([example.get(WHOLE[name], 0) for name in FEATURES]) > longest
@@ -73,10 +73,7 @@ def chunks_of(dataset: tf.data.Dataset, lengths: LengthsConfig) -> tf.data.Datas
 
 
 def usable_of(chunk: Mapping[str, np.ndarray]) -> tuple[list[Example], int, np.ndarray]:
-    """The chunk's examples without the unusable ones, the number of these, and int[2] of cut ones.
-
-    Cut are inputs, and targets.
-    """
+    """The chunk's usable examples, the number of unusable ones, and int[2] truncated sequences."""
     sizes = chunk["sizes"]
     tokens = np.stack([np.count_nonzero(chunk[k], axis=1) for k in ("inputs", "targets")], axis=1)
     good = np.flatnonzero(((tokens == sizes) & (sizes > 0)).all(axis=1))
@@ -93,7 +90,7 @@ def check_ids(
     chunk: Mapping[str, np.ndarray],
     vocabulary_size: int | None,
 ) -> None:
-    """Raises ValueError for ids that are not the vocabulary's: a lookup would take others."""
+    """Raises ValueError for ids outside the vocabulary; an embedding lookup would not notice."""
     for name in ("inputs", "targets"):
         outside = (chunk[name] < 0) | (chunk[name] >= ids_end(task, name, vocabulary_size))
         if outside.any():
@@ -104,8 +101,8 @@ def check_ids(
 
 
 def whole_task(task: seqio.Task, split: str, lengths: LengthsConfig) -> tf.data.Dataset:
-    """The chunks of all examples of the split, once, in the stored order."""
-    # seqio's own cache in memory would keep what is read here once.
+    """Chunks of all examples of the split, one epoch, in the stored order."""
+    # seqio's memory cache would keep examples that are read once.
     dataset = noting_length(task).get_dataset(
         dataclasses.asdict(lengths), split, shuffle=False, num_epochs=1, try_in_mem_cache=False
     )

@@ -30,48 +30,46 @@ Cut = Mapping[str, Mapping[str, int]]  # counts by feature and task
 
 
 class TrainData:
-    """Iterates over training batches without end, preparing `config.prefetch` of them ahead.
+    """An endless iterator over training batches, with `config.prefetch` batches prepared ahead.
 
-    The data is cut into `config.streams` streams, each of which gives the same rows of every
-    batch: the batches do not depend on the number of hosts, and neither does going on with them. A
-    host reads only the streams whose rows its devices hold.
+    The data is cut into `config.streams` streams, each of which fills the same rows of every
+    batch. So neither batches nor exact resumption depend on the number of hosts. A host reads only
+    the streams whose rows its devices hold.
 
-    A task with at most `config.shuffle_buffer` examples, whose preprocessors draw no random
-    numbers, is tokenized once and held in memory; each epoch gives every example once, in a new
-    order. Any other task is read and preprocessed as it goes, each stream its own examples, files
-    in their stored order, and is shuffled by a buffer of the stream's share of
-    `config.shuffle_buffer`, which blurs the bounds of epochs. Going on with such a task is exact
-    as long as its preprocessors take random numbers from seqio's seeds and keep nothing in Python.
+    A task with at most `config.shuffle_buffer` examples and no random preprocessing is tokenized
+    once and held in memory; each epoch gives every example once, in a new order. Any other task is
+    preprocessed while training. Each stream reads its shard, files in their stored order, and
+    shuffles it with its share of `config.shuffle_buffer`, across epochs. Such a task resumes
+    exactly if its preprocessors draw random numbers from seqio's seeds and keep no state in Python.
 
-    A mixture's tasks are sampled by their rates (not by a `sample_fn` of its own), and each has
+    A mixture's tasks are sampled by their rates (a mixture's `sample_fn` is ignored). Each task has
     the whole of `config.shuffle_buffer`.
 
-    Examples without inputs or targets, or with an id 0 among their ids, are left out; a lone EOS
-    is kept. Packing puts whole examples side by side, up to the lengths, and differs from seqio's
-    in which of them meet in a row.
+    Examples with empty inputs or targets, or with an id 0, are dropped; a lone EOS is kept. Packing
+    puts whole examples side by side, as seqio does, but groups other examples into a row.
 
     Args:
       provider: the seqio task or mixture; its examples have `inputs` and `targets`.
       config: `mixture` and `modules` are not read here.
-      sharding: of the int[batch, length] arrays of a Batch. Without it batches stay on the host,
-        as numpy, with zeros in the rows of streams that are not owned.
-      snapshot_every: batches between those before which the position is kept: any batch can be
-        saved at, but going on from one costs reading those since the last of these.
-      restore_from: a folder that `save` wrote, to go on from there.
-      owned: streams read by this process; those that `sharding` asks for, or all.
-      vocabulary_size: of the model; ids are below it, and below that of a task's own vocabulary.
+      sharding: of the int[batch, length] arrays of a Batch. None: batches stay on the host as
+        numpy, with zeros in the rows of streams that are not owned.
+      snapshot_every: batches between snapshots of the position. `save` works at any batch, but
+        resuming reads the batches since the last snapshot again.
+      restore_from: a folder that `save` wrote, to resume from.
+      owned: streams that this process reads; default: those that `sharding` needs, or all.
+      vocabulary_size: the model's; ids must be below it and the size of the task's vocabulary.
 
     Attributes:
-      index: number of the batch that `next` gives; the first one of a run is 0.
-      cut: examples longer than the configuration's lengths among those read for the batches given
-        so far, by feature (inputs, targets) and task, in the streams of this process. Of a task in
-        memory these are counted once, of another one each time they are met.
+      index: the number of the next batch, from 0.
+      cut: counts of truncated examples, by feature (inputs, targets) and task, in this process's
+        streams and the batches given so far. A task in memory counts each once, another task each
+        time it is read.
 
     Raises:
-      ValueError: streams or the mesh do not divide the batch, a task has no such split, an example
-        for each stream or the features needed, its data is at fault (task, file and example are
-        named), its source cannot say where it stands, or `restore_from` is not readable, is of
-        other data, or lacks a stream.
+      ValueError: streams or the mesh do not divide the batch; a task lacks the split, a feature, or
+        an example for each stream; its data has a fault (the message names task, file and example);
+        its source's position cannot be saved; `restore_from` is unreadable, of other data, or lacks
+        a stream.
     """
 
     def __init__(
@@ -118,7 +116,7 @@ class TrainData:
         self._prefetcher = Prefetcher(self._produce(first, self.index), config.prefetch)
 
     def _produce(self, first: int, start: int) -> Iterator[tuple[Batch, Cut]]:
-        """Batches from `start` on, of streams that stand at batch `first`, with what was cut."""
+        """Batches from `start` on with counts of cut examples; the streams are at batch `first`."""
         for index in itertools.count(first):
             if index > first and index % self._snapshot_every == 0:
                 self._keep(index)
@@ -130,13 +128,13 @@ class TrainData:
         snapshot = {stream: reader.state() for stream, reader in self._streams.items()}
         with self._lock:
             self._snapshots[index] = snapshot
-            # The batch last handed out may not have been trained on yet: it can still be saved at.
+            # The last batch given may not have been trained on, so `save` must still reach it.
             needed = [i for i in self._snapshots if i <= max(self.index - 1, 0)]
             for old in sorted(needed)[:-1]:
                 del self._snapshots[old]
 
     def _place(self, parts: Mapping[int, Batch]) -> Batch:
-        """The global batch with the streams' rows in it, on the devices of this process."""
+        """The global batch, with the streams' rows on the devices of this process."""
         rows = self._config.batch // self._config.streams
 
         def place(*pieces: np.ndarray) -> jax.Array | np.ndarray:
@@ -157,8 +155,8 @@ class TrainData:
         """The next batch.
 
         Raises:
-          ValueError: the data is at fault, as when it has no usable example.
-          RuntimeError: reading failed, with the failure as the cause; or the data is closed.
+          ValueError: a fault in the data, such as no usable example.
+          RuntimeError: reading failed (the failure is the cause), or the data is closed.
         """
         batch, cut = next(self._prefetcher)
         with self._lock:
@@ -168,7 +166,7 @@ class TrainData:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Examples left out so far, by task, counted as `cut` is, but those read ahead as well."""
+        """Dropped examples by task, counted as `cut` is, prefetched batches included."""
         return {
             name: sum(source.dropped for source in sources) for name, sources in self._by_task()
         }
@@ -187,16 +185,15 @@ class TrainData:
     def save(self, folder: Path, index: int | None = None) -> None:
         """Writes the position before batch `index` into `folder`, a file for each stream.
 
-        All hosts call it, with one folder; each writes its own files, and of a stream that several
-        read the first of them does. Batches already handed out after `index` change nothing.
+        All hosts call it with one folder. The first host that reads a stream writes its file.
 
         Args:
-          folder: a pathlib or etils path; made if it is not there.
-          index: the first batch not yet trained on: `self.index` (the default) or one less, or one
-            of the older ones as far back as the last snapshot before them is still kept.
+          folder: a pathlib or etils path; made if missing.
+          index: the first batch not yet trained on: `self.index` (the default), one less, or an
+            older one whose snapshot is still kept.
 
         Raises:
-          ValueError: the position before `index` is not kept any more, or not reached yet.
+          ValueError: no snapshot before `index` is kept, or `index` is not reached yet.
         """
         with self._lock:
             index = self.index if index is None else index
@@ -221,7 +218,7 @@ class TrainData:
             (folder / name).write_bytes(content.getvalue())
 
     def _restore(self, folder: Path) -> tuple[int, int]:
-        """Puts the streams where `folder` says; returns the batch they stand at, and the next."""
+        """Restores the streams; returns the batch of their snapshot, and the next batch to give."""
         self._check_streams(folder)
         indices = set()
         for stream, reader in self._streams.items():
@@ -251,14 +248,14 @@ class TrainData:
         return indices.pop()
 
     def _check_streams(self, folder: Path) -> None:
-        # Other numbers of streams have other file names: say so, rather than that one is missing.
+        # File names hold the number of streams; name it in place of a missing file.
         names = sorted(path.name for path in folder.glob("stream-*-of-*.npz"))
         if names and not any(n.endswith(f"-of-{self._config.streams:05d}.npz") for n in names):
             saved = int(names[0].removesuffix(".npz").rpartition("-")[2])
             raise ValueError(_mismatch("data.streams", saved, self._config.streams))
 
     def close(self) -> None:
-        """Stops the background thread; no batch can be read afterwards. May be repeated."""
+        """Stops the background thread; `next` then raises. May be called again."""
         self._prefetcher.close()
 
     def __enter__(self) -> TrainData:
@@ -292,7 +289,7 @@ def _check(config: DataConfig, snapshot_every: int) -> None:
 
 
 def _readers(config: DataConfig, sharding: NamedSharding | None) -> dict[int, set[int]]:
-    """The processes that need each stream's rows; without a sharding this is the only one."""
+    """The processes that need each stream's rows; {0} without a sharding."""
     if sharding is None:
         return {stream: {0} for stream in range(config.streams)}
     readers: dict[int, set[int]] = {stream: set() for stream in range(config.streams)}
@@ -314,7 +311,7 @@ def _readers(config: DataConfig, sharding: NamedSharding | None) -> dict[int, se
 
 
 def _facts(name: str, config: DataConfig, found: Mapping[str, str]) -> dict[str, Any]:
-    """What has to be the same for a position to mean the same batch."""
+    """Settings and data that determine the batches: a saved position is valid only with these."""
     return {
         "data.mixture": name,
         "data.split": config.split,

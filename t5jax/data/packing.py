@@ -1,4 +1,4 @@
-"""Examples to rows: whole examples side by side in a row, numbered by segment ids."""
+"""Packing: whole examples side by side in a row, numbered by segment ids."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from t5jax.config import LengthsConfig
 
 Example = tuple[np.ndarray, np.ndarray]  # inputs int32[n], targets int32[m]; n, m > 0 and no id 0
 
-
-_WAITING = 32  # examples carried from call to call: more fill rows better, and stray further
+_WAITING = 32  # examples kept for the next call: more fill rows better, but change the order more
 
 
 class Examples:
-    """Any number of examples in two arrays, so that they are quickly saved, restored and compared.
+    """Examples in two arrays, which are quick to save, restore and compare.
 
     Attributes:
-      ids: int32[k], inputs and targets of one example after those of another.
-      cuts: int64[2 * len + 1], where each of these sequences begins, and the end of the last.
+      ids: int32[k], the examples' inputs and targets, concatenated.
+      cuts: int64[2 * len + 1], the start of each sequence, and the end of the last.
     """
 
     def __init__(self, ids: np.ndarray, cuts: np.ndarray):
@@ -30,7 +29,7 @@ class Examples:
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> Examples:
-        """A copy of the examples."""
+        """Copies the examples."""
         sequences = list(chain.from_iterable(examples))
         cuts = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
         return cls(np.concatenate([np.zeros(0, np.int32), *sequences], dtype=np.int32), cuts)
@@ -49,14 +48,14 @@ class Examples:
 def pack(
     waiting: Sequence[Example], take: Callable[[], Example], rows: int, lengths: LengthsConfig
 ) -> tuple[list[list[Example]], list[Example]]:
-    """Fills `rows` rows, each example going into the first row that has room for it.
+    """Packs `rows` rows; each example goes into the first row with room for it.
 
-    Examples come from `waiting` (fewer than 33), then from `take`, until 32 of them fitted nowhere.
-    These are returned, to be the next call's `waiting`: they come first then, and the first of them
-    always fits, so that none waits for more than 32 calls.
+    Examples come from `waiting` (at most 32), then from `take`, until 32 examples fit no row. Those
+    are the next call's `waiting`. Its first example always fits, so no example waits more than 32
+    calls.
 
     Returns:
-      The examples of each row, and those that fitted nowhere.
+      The examples of each row, and the examples that fit no row.
     """
     placed: list[list[Example]] = [[] for _ in range(rows)]
     room = [(lengths.inputs, lengths.targets)] * rows
@@ -76,10 +75,7 @@ def pack(
 
 
 def to_batch(rows: Sequence[Sequence[Example]], lengths: LengthsConfig) -> Batch:
-    """A numpy Batch whose row i holds the examples rows[i], in their order; it may hold none.
-
-    Each row's examples must fit into `lengths`.
-    """
+    """A numpy Batch; row i holds the examples rows[i], which must fit into `lengths`."""
     inputs = np.zeros((len(rows), lengths.inputs), np.int32)
     targets = np.zeros((len(rows), lengths.targets), np.int32)
     inputs_segments = np.zeros_like(inputs)

@@ -1,4 +1,4 @@
-"""A thread that works ahead of its consumer."""
+"""Prefetching in a background thread."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class Prefetcher(Generic[T]):
-    """Iterates over `source` in a background thread, at most `ahead` items before the consumer.
+    """Iterates over `source` in a background thread, at most `ahead` items ahead.
 
-    What `source` raises is raised by `next`, after the items before it: a ValueError as one, with
-    its message, anything else as a RuntimeError; the original is the cause.
+    `next` raises an error of `source` after the items before it: a ValueError with its message, any
+    other error as a RuntimeError. The original is the cause.
     """
 
     def __init__(self, source: Iterator[T], ahead: int):
@@ -28,7 +28,7 @@ class Prefetcher(Generic[T]):
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="t5jax-data", daemon=True)
         self._thread.start()
-        # TensorFlow aborts the process if it is torn down while a thread is inside it.
+        # TensorFlow aborts the process at exit while a thread is inside it.
         atexit.register(self.close)
 
     def _work(self) -> None:
@@ -73,7 +73,7 @@ class Prefetcher(Generic[T]):
         ) from self._error
 
     def close(self) -> None:
-        """Stops the thread, waiting up to ten seconds for the item it is at. May be repeated."""
+        """Stops the thread, waiting up to ten seconds for its item. May be called again."""
         with self._changed:
             self._closed = True
             self._ready.clear()

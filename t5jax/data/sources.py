@@ -1,4 +1,4 @@
-"""Where a stream takes a task's examples from: memory, or its piece of the files."""
+"""A stream's examples of one task: from memory, or from its shard of the files."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ HOPELESS = 100  # chunks without one usable example before reading gives up
 
 
 class Source(Protocol):
-    """What a stream takes a task's examples from, without end."""
+    """An endless source of a task's examples for one stream."""
 
-    dropped: int  # unusable examples met so far, or in the whole task
-    cut: np.ndarray  # int[2], inputs and targets that were too long, likewise
+    dropped: int  # unusable examples: so far, or the stream's share of a task in memory
+    cut: np.ndarray  # int[2], truncated inputs and targets, likewise
 
     def take(self) -> Example: ...
 
@@ -48,12 +48,12 @@ class Source(Protocol):
 
 
 class Held:
-    """All examples of a small task, which every host holds.
+    """A small task in memory, whole on every host.
 
     Attributes:
-      examples: the usable ones.
-      dropped: how many were not usable.
-      cut: int[2], how many of the usable ones had inputs, and targets, too long.
+      examples: usable examples.
+      dropped: number of unusable examples.
+      cut: int[2], usable examples with truncated inputs, and targets.
     """
 
     def __init__(self, task: str, examples: Examples, dropped: int, cut: np.ndarray):
@@ -64,7 +64,7 @@ class Held:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Differs from that of other examples."""
+        """A checksum of the examples."""
         digest = zlib.crc32(self.examples.cuts.tobytes(), zlib.crc32(self.examples.ids.tobytes()))
         return f"{len(self.examples)} examples, checksum {digest:08x}"
 
@@ -76,13 +76,13 @@ def hold(
     most: int,
     vocabulary_size: int | None = None,
 ) -> Held | None:
-    """The task's examples if they are at most `most` and the same whenever they are read.
+    """The task's examples in memory; None if there are more than `most`, or they are random.
 
-    Preprocessors that draw random numbers show in the first examples, which are read twice.
-    Random numbers that these do not show would stay as they were drawn here.
+    The first chunk is read twice to detect random preprocessors. Randomness that appears only in
+    later chunks is frozen as first drawn.
 
-    Raises ValueError for an id that is none of the task's vocabulary, or not below
-    `vocabulary_size`.
+    Raises:
+      ValueError: an id outside the task's vocabulary, or not below `vocabulary_size`.
     """
     stored = task.num_input_examples(split)
     if stored is not None and stored > most:
@@ -107,8 +107,8 @@ def hold(
 
 
 def uniform(size: int, *key: int) -> np.ndarray:
-    """float64[size] in [0, 1), always the same for a key."""
-    # Raw bits are the same in every NumPy; what Generator makes of them may change.
+    """float64[size] in [0, 1), a pure function of `key`."""
+    # Raw bits are the same in every NumPy version; Generator's distributions may change.
     return np.random.Philox(np.random.SeedSequence(key)).random_raw(size) * 2.0**-64
 
 
@@ -118,9 +118,9 @@ def _permutation(size: int, *key: int) -> np.ndarray:
 
 
 class HeldSource:
-    """A stream's part of a task in memory.
+    """A stream's share of a task in memory.
 
-    Every epoch permutes all examples anew, and stream i of n takes those at places i, i + n, …
+    Each epoch permutes all examples; stream i of n takes those at places i, i + n, …
     """
 
     def __init__(self, held: Held, stream: int, streams: int, key: tuple[int, ...]):
@@ -133,7 +133,7 @@ class HeldSource:
         self._places = range(stream, len(held.examples), streams)
         self._key = key
         self._taken = 0
-        # Its share: the streams of all hosts together give the number of the task.
+        # The stream's share, so that the sum over streams is the task's count.
         self.dropped = len(range(stream, held.dropped, streams))
         self.cut = np.array([len(range(stream, count, streams)) for count in held.cut])
 
@@ -151,10 +151,10 @@ class HeldSource:
 
 
 class _Piece(seqio.DataSource):
-    """Piece `index` of `pieces` of a source, in the stored order.
+    """Shard `index` of `pieces` of a source, in the stored order.
 
-    Left to seqio, a source cut by examples is first shuffled with the stream's seed: the pieces
-    would overlap.
+    seqio would shuffle a source with the stream's seed before it shards by examples, so that shards
+    overlap.
     """
 
     def __init__(self, source: seqio.DataSource, index: int, pieces: int):
@@ -182,14 +182,14 @@ class _Piece(seqio.DataSource):
 
 
 def _position(iterator: tf.data.Iterator) -> dict[str, bytes]:
-    """The files of TensorFlow's checkpoint of an iterator, whose prefix is `iterator`."""
+    """The files of a TensorFlow checkpoint of the iterator, by name."""
     with tempfile.TemporaryDirectory() as folder:
         tf.train.Checkpoint(iterator=iterator).write(str(Path(folder, "iterator")))
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def check_source(task: seqio.Task, split: str) -> None:
-    """Raises ValueError if the place in the task's source cannot be saved."""
+    """Raises ValueError if the position in the task's source cannot be saved."""
     try:
         _position(iter(_Piece(task.source, 0, 1).get_dataset(split)))
     except tf.errors.FailedPreconditionError as error:
@@ -201,9 +201,9 @@ def check_source(task: seqio.Task, split: str) -> None:
 
 
 class ReadSource:
-    """A stream's piece of a task that is read and preprocessed as it goes, by seqio.
+    """A stream's shard of a task that seqio reads and preprocesses while training.
 
-    Examples are shuffled after the preprocessors, through a buffer that does not end with an epoch.
+    A buffer shuffles preprocessed examples, across epochs.
     """
 
     def __init__(
@@ -232,12 +232,12 @@ class ReadSource:
             dataset = piece.get_dataset(
                 dataclasses.asdict(lengths), split, shuffle=False, seed=seed, num_epochs=None
             )
-        # Before the shuffle, which would otherwise hold the features that nobody reads.
+        # Before the shuffle, whose buffer would hold unused features.
         read = (*FEATURES, *WHOLE.values())
         dataset = dataset.map(lambda example: {k: example[k] for k in read if k in example})
         dataset = chunks_of(dataset.shuffle(buffer, seed=seed), lengths).prefetch(1)
         options = reading_options(threads)
-        # Preprocessors may call Python, which TensorFlow takes for state that it cannot save.
+        # TensorFlow takes preprocessors in Python for state that it cannot save.
         options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
         self._task = task
         self._split = split
@@ -300,6 +300,6 @@ class ReadSource:
         self._chunk = list(Examples(state["ids"], state["cuts"]))
         self._next = 0
         self.dropped = int(state["dropped"])
-        # Older positions have the number of cut targets alone, or none.
+        # Older positions hold the number of cut targets only, or nothing.
         cut = state.get("cut", np.array(0))
         self.cut = cut if cut.ndim else np.array([0, int(cut)])

@@ -1,4 +1,4 @@
-"""Streams: the pieces that training data is cut into, and what each needs to go on exactly."""
+"""Streams: exactly resumable shards of the training data."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from t5jax.data.packing import Example, Examples, pack, to_batch
 from t5jax.data.sources import HeldSource, ReadSource, Source, State, check_source, hold, uniform
 from t5jax.tasks.faults import check_features, reading
 
-_OPEN_ROWS = 16  # rows filled at once; each example is tried in all of them
-_CHOICES = 4096  # a mixture's choices drawn together
+_OPEN_ROWS = 16  # rows packed together; each example is tried in all of them
+_CHOICES = 4096  # draws of a mixture's tasks at a time
 
 
 def tasks_of(provider: seqio.Task | seqio.Mixture, split: str) -> list[seqio.Task]:
@@ -49,7 +49,7 @@ def tasks_of(provider: seqio.Task | seqio.Mixture, split: str) -> list[seqio.Tas
 def _rates(
     provider: seqio.Task | seqio.Mixture, tasks: Sequence[seqio.Task], split: str
 ) -> list[float]:
-    """How often each task is taken from; ValueError for rates that make no choice."""
+    """The tasks' sampling rates; ValueError if one is negative or all are 0."""
     mixed = isinstance(provider, seqio.Mixture)
     rates = [float(provider.get_rate(task)) if mixed else 1.0 for task in tasks]
     if not sum(rates) > 0 or min(rates) < 0:
@@ -62,12 +62,12 @@ def _rates(
 
 
 class Stream:
-    """One of the pieces of the training data: an endless sequence of batches of `rows` rows.
+    """An endless sequence of batches of `rows` rows from one shard of the data.
 
     Args:
-      sources: where each task's examples come from.
-      rates: how often each is taken from, relative to the others; float[len(sources)].
-      key: seed of the choice among them.
+      sources: a source for each task.
+      rates: relative sampling rates of the sources.
+      key: seed of the sampling.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Stream:
         return to_batch(rows, self._lengths)
 
     def state(self) -> State:
-        """Everything that `restore` needs to go on with the rows that come next."""
+        """The position, for `restore`."""
         waiting = Examples.of(self._waiting)
         state: dict[str, np.ndarray] = {
             "taken": np.array(self._taken),
@@ -124,7 +124,7 @@ class Stream:
         return state
 
     def restore(self, state: State) -> None:
-        """Goes to where `state` was taken; the stream must have been made with the same values."""
+        """Goes to the position `state` of a stream with the same arguments."""
         self._taken = int(state["taken"])
         self._choices = ()
         self._waiting = list(Examples(state["ids"], state["cuts"]))
@@ -148,10 +148,10 @@ def open_streams(
     buffer: int,
     vocabulary_size: int | None = None,
 ) -> tuple[dict[int, Stream], dict[str, str]]:
-    """The owned ones of `streams` streams, at their beginning, and what was found in each task.
+    """The owned streams, at their beginning.
 
     Returns:
-      Streams by index; and task names with a few words that differ where the examples do.
+      Streams by index; and for each task a description that changes with its examples.
     """
     tasks = tasks_of(provider, split)
     for task in tasks:

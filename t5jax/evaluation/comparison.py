@@ -1,8 +1,8 @@
-"""Two models' predictions for the same examples: do their metrics differ by more than chance?
+"""Significance of the difference between two models' metrics on the same examples.
 
-Values come from what `t5jax eval` stored of the task's own metrics in each example
-(`t5jax.tasks.metrics.examples`), and must be those of the metrics.json beside it. Another metric of
-the same name is never taken in its place.
+Metrics are computed from the per-example parts that `t5jax eval` stored
+(`t5jax.tasks.metrics.examples`), and must agree with the metrics.json beside them. A built-in
+metric never replaces a task's metric of the same name.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Metrics(Schema):
     examples: int | None = None
 
     def value(self, name: str, file: Path) -> float | None:
-        """Raises ValueError if it is neither there as a finite number nor null."""
+        """The finite number or null under `name`; ValueError otherwise."""
         values = self.model_extra or {}
         if name not in values:
             raise ValueError(f"{file} has no {name!r}; run `t5jax eval` again")
@@ -72,10 +72,14 @@ class _Metrics(Schema):
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """A predictions.jsonl, by columns: N texts of inputs and targets, N of what metrics take.
+    """The columns of a predictions.jsonl with N rows.
 
-    `parts` are N stored parts of each of the task's metrics, `kinds` what they are or why there
-    are none, by name. `about` is the metrics.json beside it, None where there is none.
+    Attributes:
+      inputs, texts: N inputs and targets as text.
+      targets, answers: N postprocessed targets and predictions, which metrics take.
+      parts: by metric, its N stored parts.
+      kinds: by metric, the kind of its parts, or why it has none.
+      about: the metrics.json beside it, or None.
     """
 
     file: Path
@@ -90,7 +94,7 @@ class Predictions:
     about: _Metrics | None
 
     def check(self, name: str, values: Values) -> None:
-        """Raises ValueError if the values of a metric are not those that the evaluation wrote."""
+        """Raises ValueError if a metric's values differ from those in metrics.json."""
         if self.about is None:
             return
         beside = self.file.parent / RESULTS
@@ -104,9 +108,13 @@ class Predictions:
 
 
 def find_predictions(path: str | Path) -> dict[str, Path]:
-    """The predictions.jsonl of each task: of a run, a folder of evaluations, a task's, or a file.
+    """The predictions.jsonl of each task.
 
-    Raises FileNotFoundError if there are none.
+    Args:
+      path: a run, a folder of evaluations, a task's folder in that, or the file.
+
+    Raises:
+      FileNotFoundError: there are none.
     """
     place = Path(path)
     if place.is_file():
@@ -131,9 +139,10 @@ def _is_one(path: str | Path) -> bool:
 def pair_predictions(
     first: str | Path, second: str | Path, tasks: Sequence[str] = ()
 ) -> dict[str, tuple[Path, Path]]:
-    """The files of both that are of the same task, by task; `tasks`: of these only.
+    """The two predictions.jsonl of each common task, or of `tasks`.
 
-    Raises FileNotFoundError if there are none, or a task is missing.
+    Raises:
+      FileNotFoundError: no common task, or a task of `tasks` is missing.
     """
     one, two = find_predictions(first), find_predictions(second)
     if not tasks and _is_one(first) and _is_one(second):  # whatever their folders are called
@@ -154,9 +163,10 @@ def pair_predictions(
 
 
 def read_predictions(file: str | Path, *, ranked: bool = False) -> Predictions:
-    """Reads what `t5jax eval` wrote; `ranked`: the best ranked answers for those generated.
+    """Reads a predictions.jsonl; `ranked` takes the best ranked answers as predictions.
 
-    Raises FileNotFoundError, and ValueError, with the line's number, for a line that is none.
+    Raises:
+      FileNotFoundError: no such file. ValueError: an invalid line; the message has its number.
     """
     path = Path(file)
     text, seen, where = ("ranked", "ranked_answer", "ranked_") if ranked else (
@@ -219,16 +229,17 @@ def compare_predictions(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """The difference second - first of every value of the metrics, by name.
+    """The difference second - first of each metric's values, by name.
 
     Args:
       first, second: predictions for the same examples.
-      metrics: names: the task's own where it has one of that name, else built-in ones, which are
-        computed from the texts. None: all of the task's own.
-      own: compute those of the task's metrics of which nothing is stored from the registered task.
+      metrics: names of the task's metrics, or of built-in metrics, which are computed from texts.
+        Empty: all metrics of the task.
+      own: compute metrics without stored parts by the functions of the registered task.
 
-    Raises ValueError for files of different examples, a metric that they do not fit or of which
-    nothing is stored, and for stored parts that do not give the values of metrics.json.
+    Raises:
+      ValueError: different examples, a metric that does not fit or has no stored parts, or stored
+        parts that disagree with metrics.json.
     """
     check_bootstrap(level, resamples, seed)
     _check_same_examples(first, second)
@@ -237,13 +248,13 @@ def compare_predictions(
         metric, one, two = _units(name, first, second, own)
         values = compare_units(metric, one, two, level=level, resamples=resamples, seed=seed)
         for key, value in values.items():
-            # SQuAD has an f1, as binary classes do.
+            # Two metrics may share a value's name: SQuAD and binary classes both have an f1.
             differences[f"{name}/{key}" if key in differences else key] = value
     return differences
 
 
 def without_parts(first: Predictions, second: Predictions) -> dict[str, str]:
-    """The task's metrics that cannot be compared by what is stored, and why."""
+    """The task's metrics without stored parts in one of the files, and why."""
     return {
         name: one.kinds.get(name, f"none: {one.file} has no such metric").removeprefix("none: ")
         for one in (second, first)
@@ -253,7 +264,7 @@ def without_parts(first: Predictions, second: Predictions) -> dict[str, str]:
 
 
 def _own_names(first: Predictions, second: Predictions, own: bool) -> list[str]:
-    """Those of the task's metrics that can be compared."""
+    """The task's metrics that can be compared."""
     for one in (first, second):
         if not one.kinds:
             raise ValueError(
@@ -262,14 +273,13 @@ def _own_names(first: Predictions, second: Predictions, own: bool) -> list[str]:
             )
     lacking = {} if own else without_parts(first, second)
     names = [name for name in first.kinds if name not in lacking]
-    # Of none, the first says why.
-    return names or list(lacking)[:1]
+    return names or list(lacking)[:1]  # `_units` then says why it cannot be compared
 
 
 def _units(
     name: str, first: Predictions, second: Predictions, own: bool
 ) -> tuple[Metric, np.ndarray, np.ndarray]:
-    """The metric, and what is drawn of both: from what is stored, or from the texts."""
+    """The metric and both files' resampling units, from stored parts or from texts."""
     both = (first, second)
     if not any(name in one.kinds for one in both):
         metric = find(name)
@@ -334,7 +344,7 @@ def _from_parts(name: str, predictions: Predictions) -> tuple[Metric, np.ndarray
 
 
 def _of_task(task: str, name: str) -> Callable[..., Values]:
-    """The metric of that name of a registered task, of targets and predictions."""
+    """A registered task's metric function of targets and predictions."""
     provider = registry.get(task)
     functions = getattr(provider, "predict_metric_fns", ())
     for function in functions:

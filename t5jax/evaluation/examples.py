@@ -1,4 +1,4 @@
-"""The examples that an evaluation reads: of which tasks, as ids and as text, cut or whole."""
+"""The examples of an evaluation: its tasks, their ids and texts."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from t5jax.vocabulary import Vocabulary
 
 
 def tasks_of(names: Sequence[str], vocabulary: Vocabulary, split: str) -> list[seqio.Task]:
-    """The tasks that names of tasks and mixtures stand for, with the vocabulary.
+    """The tasks of names of tasks and mixtures, with the vocabulary.
 
     Raises:
-      ValueError: an unknown task, one without the split, or two that would be called alike.
+      ValueError: an unknown task, a task without the split, or two tasks of one name.
     """
     found = []
     asked: dict[str, str] = {}
@@ -34,7 +34,7 @@ def tasks_of(names: Sequence[str], vocabulary: Vocabulary, split: str) -> list[s
         for task in tasks:
             first = asked.setdefault(task.name, name)
             if first != name and ":" in first + name:
-                # Tasks of files are called after the file, without its folder.
+                # A file's task is named after the file, without its folder.
                 raise ValueError(
                     f"{first} and {name} would both be called {task.name}; rename a file, or "
                     "evaluate them one after the other"
@@ -50,7 +50,7 @@ def tasks_of(names: Sequence[str], vocabulary: Vocabulary, split: str) -> list[s
 def read_task(
     task: seqio.Task, split: str, lengths: LengthsConfig | None, examples: int | None
 ) -> seqio.Evaluator:
-    """seqio's evaluator of the task, its examples read and checked.
+    """seqio's evaluator of the task, with its examples read and checked.
 
     Raises:
       ValueError: the task has no metric, or a fault in its data.
@@ -74,7 +74,7 @@ def read_task(
 
 
 def examples_of(each: seqio.Evaluator, task: seqio.Task) -> list[dict[str, Any]]:
-    """The task's examples, as its preprocessors leave them."""
+    """The task's preprocessed examples."""
     return list(each.cached_task_datasets[task.name].as_numpy_iterator())
 
 
@@ -91,7 +91,7 @@ def ids_of(each: seqio.Evaluator, task: seqio.Task, pad: int) -> tuple[np.ndarra
         np.stack([row[name] for row in rows])
         for name in ("encoder_input_tokens", "decoder_target_tokens")
     )
-    # seqio pads with 0, whatever the model does.
+    # seqio pads with 0.
     return np.where(inputs == 0, pad, inputs), np.where(targets == 0, pad, targets)
 
 
@@ -108,11 +108,11 @@ def count_cut(
     lengths: LengthsConfig | None,
     vocabulary: Vocabulary,
 ) -> int:
-    """Targets that are longer than `lengths`, so that metrics see less than there is."""
+    """The number of targets longer than `lengths`, of which metrics see only a part."""
     return sum(
         1
         for example, text in zip(examples, texts, strict=True)
-        # Only those that fill their length need to be tokenized again.
+        # Only targets that fill the length are tokenized again.
         if lengths is not None
         and len(example["targets"]) == lengths.targets
         and "targets_pretokenized" in example

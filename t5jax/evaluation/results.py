@@ -1,4 +1,4 @@
-"""What an evaluation gives of a task, and how it is written into a folder."""
+"""The result of one task's evaluation, and its files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from t5jax.run_folder import PREDICTIONS, RESULTS
 
 @dataclasses.dataclass(frozen=True)
 class TaskResult:
-    """One task's metrics, how they were computed, and one object an example.
+    """One task's metrics, how they were computed, and one prediction per example.
 
-    A prediction has `inputs`, `targets`, `prediction` and `target_score`; `ranked` is the best of
-    the task's answers, where they were ranked. `expected`, `answer` and `ranked_answer` are what
-    metrics saw of targets, prediction and ranked, where the task's postprocessor changed them.
-    `statistics` and `scores` are the metrics' parts in the example (`tasks.metrics.examples`), and
-    `ranked_statistics` and `ranked_scores` those of `ranked`.
+    A prediction has `inputs`, `targets`, `prediction` and `target_score`, and `ranked`, the best of
+    the task's answers, if they were ranked. `expected`, `answer` and `ranked_answer` are targets,
+    prediction and ranked after the task's postprocessor, where it changed them. `statistics` and
+    `scores` are metrics' per-example parts (`tasks.metrics.examples`); `ranked_statistics` and
+    `ranked_scores` are those of `ranked`.
     """
 
     metrics: dict[str, float]
@@ -32,7 +32,7 @@ class TaskResult:
 
 
 def plain(value: Any) -> Any:
-    """A postprocessor's result as what JSON can hold."""
+    """A postprocessor's result as JSON values."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, bytes):
@@ -47,9 +47,9 @@ def plain(value: Any) -> Any:
 def write_results(
     folder: str | Path, results: Mapping[str, TaskResult], about: Mapping[str, Any] | None = None
 ) -> None:
-    """FOLDER/<task>/metrics.json (with `about` in it) and predictions.jsonl, each whole or old.
+    """Writes FOLDER/<task>/metrics.json, with `about` in it, and predictions.jsonl, atomically.
 
-    A metric that is not defined on these predictions (nan), or infinite, is written as null.
+    Undefined (nan) and infinite metrics are written as null.
     """
     for name, result in results.items():
         place = Path(folder) / name

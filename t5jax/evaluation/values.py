@@ -1,4 +1,4 @@
-"""The values of one task: of its metrics, of seqio's metric objects, and of the targets' losses."""
+"""One task's values: of its metrics, of seqio's metric objects, and of the targets' losses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from t5jax.tasks.metrics import bits_per_byte, perplexity
 from t5jax.tasks.metrics.examples import numbers_of
 from t5jax.text2text import Text2Text
 
-# What metrics.json says beside the values of a task's metrics.
+# Fields of metrics.json that are not values.
 _ABOUT = (
     "task metrics per_example rank_per_example options confidence resamples targets_cut split step "
     "checkpoint"
@@ -20,7 +20,7 @@ _ABOUT = (
 
 
 class Values:
-    """A task's values by name, each of which has one origin."""
+    """A task's values by name; each name has one origin."""
 
     def __init__(self, task: str) -> None:
         self.by_name: dict[str, float] = {}
@@ -28,7 +28,7 @@ class Values:
         self._origins = dict.fromkeys(_ABOUT, "metrics.json itself")
 
     def add(self, origin: str, values: Mapping[str, float]) -> None:
-        """Raises ValueError for a name that something else has given already."""
+        """Adds values; ValueError for a name that another origin has given."""
         for name, value in values.items():
             if name in self._origins:
                 raise ValueError(
@@ -46,10 +46,10 @@ def of_objects(
     predicted_scores: np.ndarray,
     scores: np.ndarray,
 ) -> dict[str, float]:
-    """Values of a task with `metric_objs`, which seqio computes: of those, and of its functions."""
+    """Values that seqio computes for a task with `metric_objs`, metric functions included."""
     if len(task.metric_objs) == len(task.metric_fns):
         return {}
-    order = range(len(predicted))  # ours is seqio's
+    order = range(len(predicted))  # seqio's order is the same
     with user_code.running(f"task {task.name}: metric_objs"):
         results, _ = each.evaluate(
             compute_metrics=True,
@@ -69,15 +69,15 @@ LOSSES = ("loss", "perplexity", "bits_per_byte", "examples")
 def losses(
     t5: Text2Text, scores: np.ndarray, targets: np.ndarray, texts: Sequence[str]
 ) -> dict[str, float]:
-    """float[B] log-probabilities of the targets int[B, T] -> what they come to, a token and a byte.
+    """float[B] log-probabilities of targets int[B, T] -> loss per token, perplexity, bits per byte.
 
-    The end of a text costs bits too, and has no byte.
+    EOS counts as a token, and costs bits without adding a byte.
     """
     nats = -float(scores.sum())
     rows = [ids[ids != t5.config.pad_token_id].tolist() for ids in targets]
     tokens = max(sum(map(len, rows)), 1)
     size = sum(
-        # A target that was cut is only a part of its text.
+        # A cut target, without EOS, is only a part of its text.
         len((text if t5.config.eos_token_id in ids else t5.vocabulary.decode(ids)).encode())
         for ids, text in zip(rows, texts, strict=True)
     )

@@ -1,16 +1,15 @@
-"""Adafactor as T5 uses it: factored by the meaning of the axes, every layer for itself.
+"""T5's Adafactor, factored by logical axes, each layer on its own.
 
 Shazeer & Stern 2018 (arXiv:1804.04235) define Adafactor for matrices and vectors (algorithms 4 and
-5). Here a parameter is an array of named axes, and it is the names that make a matrix of it:
+5). The names of a parameter's axes say which matrix it is:
 
-- `layers` is a batch: each of its slices is a parameter of its own.
-- `embed` is the rows; `heads`, `kv`, `mlp` and `vocab` are the columns, several of them joined. So
-  a query kernel (layers, embed, heads, kv) is, in each layer, a matrix of embed x (heads * kv).
-- A parameter without rows, without columns or with any other axis is not factored. Among T5's
-  these are the norms' scales and the tables of relative biases.
+- `layers` is a batch: each slice is a parameter of its own.
+- `embed` is the rows; `heads`, `kv`, `mlp` and `vocab` together are the columns. A query kernel
+  (layers, embed, heads, kv) is, in each layer, a matrix embed x (heads * kv).
+- A parameter without rows, without columns or with any other axis is not factored: T5's norm scales
+  and tables of relative biases.
 
-The logical axes of a parameter are a `PartitionSpec` of their names, one for each dimension. (A
-plain tuple would be taken for a subtree.)
+Logical axes are a `PartitionSpec` with one name a dimension; JAX takes a tuple for a subtree.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ Dims = tuple[int, ...]
 class AdafactorState:
     """Second moments in float32, each a tree shaped like the parameters.
 
-    A factored parameter has `v_row`, its shape without the columns, and `v_col`, its shape without
-    the rows; any other has `v`, of its own shape. What a parameter does not have is a scalar 0.
+    A factored parameter has `v_row` (its shape without the columns) and `v_col` (its shape without
+    the rows); any other has `v` (its shape). The moments that it does not have are scalar zeros.
     """
 
     count: Any  # int32[], updates so far
@@ -55,10 +54,10 @@ def scale_by_adafactor(
     epsilon1: float = 1e-30,
     epsilon2: float = 1e-3,
 ) -> optax.GradientTransformation:
-    """Adafactor's update, without momentum and without the learning rate and its sign.
+    """Adafactor's update, before the learning rate and its sign. No momentum.
 
-    For each parameter, or each layer of it, with the gradient G at step t = 1, 2, ... (algorithms
-    4 to 6 of arXiv:1804.04235; factoring is its section 3, clipping 6, the decay 7, scaling 8):
+    For each parameter, or each layer of it, with gradient G at step t = 1, 2, ... (algorithms 4 to
+    6 of arXiv:1804.04235; section 3 is factoring, 6 clipping, 7 the decay, 8 scaling):
 
       beta = 1 - t^-decay_rate, so 0 at first: no bias correction is needed
       R = beta R + (1 - beta) mean over columns of (G^2 + epsilon1), C likewise over rows
@@ -66,24 +65,24 @@ def scale_by_adafactor(
       U = G / sqrt(V)
       update = U / max(1, RMS(U) / clip_threshold) * max(epsilon2, RMS(parameter))
 
-    Long because the equations stand beside what computes them.
+    Longer than 60 lines: the equations stand beside their code.
 
     Args:
-      axes: tree like the parameters with a `PartitionSpec` of axis names for each.
+      axes: a tree like the parameters, of `PartitionSpec`s of axis names.
       decay_rate: exponent of the second moment's decay.
       clip_threshold: largest RMS of U.
-      min_factored: a parameter is factored if it has this many rows and columns.
-      scale_by_parameter: whether to multiply by the parameter's RMS; the update then is relative.
+      min_factored: fewest rows and columns of a factored parameter.
+      scale_by_parameter: multiply by the parameter's RMS, which makes updates relative.
       epsilon1: added to squared gradients.
-      epsilon2: least scale of a parameter, so that one that starts at 0 moves.
+      epsilon2: least scale, so that a parameter that starts at 0 moves.
 
     Returns:
       A transformation from gradients of any float dtype to float32 updates; its state is an
       `AdafactorState`.
 
     Raises:
-      ValueError: at `init` and `update`, if a parameter has not one axis name a dimension; at
-        `update`, if it is to scale by parameters and gets none.
+      ValueError: `init` and `update`: a parameter without one axis name per dimension; `update`:
+        `scale_by_parameter` without parameters.
     """
 
     def init(params: Any) -> AdafactorState:
@@ -117,7 +116,7 @@ def scale_by_adafactor(
                 v_col = beta * v_col + (1 - beta) * jnp.mean(square, axis=rows)
                 row = jnp.expand_dims(v_row, columns)
                 row = row / jnp.mean(row, axis=rows, keepdims=True)
-                # Two roots, not the root of a product: that one would leave float32's range.
+                # The root of the product would leave float32's range.
                 step = grad * jax.lax.rsqrt(row) * jax.lax.rsqrt(jnp.expand_dims(v_col, rows))
             within_layer = tuple(dim for dim, name in enumerate(names) if name != BATCH)
             step = step / jnp.maximum(1.0, _rms(step, within_layer) / clip_threshold)
@@ -139,18 +138,10 @@ def scale_by_adafactor(
 def adafactor_state_axes(
     axes: Any, params_shapes: Any, *, min_factored: int = 128
 ) -> AdafactorState:
-    """The logical axes of every array of the state that `scale_by_adafactor` makes.
+    """The logical axes of `scale_by_adafactor`'s state: a `PartitionSpec` in place of each array.
 
-    Args:
-      axes: as for `scale_by_adafactor`.
-      params_shapes: tree of the parameters, or of anything with their `shape`.
-      min_factored: as for `scale_by_adafactor`.
-
-    Returns:
-      An `AdafactorState` with a `PartitionSpec` of axis names in place of each array.
-
-    Raises:
-      ValueError: if a parameter has not one axis name a dimension.
+    `params_shapes` is a tree of anything with the parameters' `shape`; `axes`, `min_factored` and
+    errors as for `scale_by_adafactor`.
     """
 
     def kept_axes(moment: int) -> Any:
@@ -164,7 +155,7 @@ def adafactor_state_axes(
 
 
 def _sides(names: PartitionSpec, shape: Dims, min_factored: int) -> tuple[Dims, Dims] | None:
-    """The dimensions that are rows and those that are columns; None if not to be factored."""
+    """The dimensions that are rows, and that are columns; None for an unfactored parameter."""
     if len(names) != len(shape):
         raise ValueError(f"axes {names} do not name the {len(shape)} dimensions of shape {shape}")
     rows = tuple(dim for dim, name in enumerate(names) if name == ROWS)
@@ -176,7 +167,7 @@ def _sides(names: PartitionSpec, shape: Dims, min_factored: int) -> tuple[Dims, 
 
 
 def _kept_dims(names: PartitionSpec, shape: Dims, min_factored: int) -> tuple[Dims, Dims, Dims]:
-    """The parameter's dimensions that its v_row, v_col and v have; none for a scalar 0."""
+    """The parameter's dimensions in its v_row, v_col and v; () for a scalar 0."""
     every = tuple(range(len(shape)))
     sides = _sides(names, shape, min_factored)
     if sides is None:
@@ -188,5 +179,5 @@ def _kept_dims(names: PartitionSpec, shape: Dims, min_factored: int) -> tuple[Di
 
 
 def _rms(x: jax.Array, dims: Dims) -> jax.Array:
-    """Root mean square over `dims`, which stay as 1."""
+    """Root mean square over `dims`, which stay as size 1."""
     return jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32)), axis=dims, keepdims=True))

@@ -1,4 +1,4 @@
-"""Training checkpoints: Orbax, asynchronous, with the data's position in the same commit."""
+"""Training checkpoints: asynchronous Orbax; the state and the data's position commit together."""
 
 from __future__ import annotations
 
@@ -21,15 +21,12 @@ from t5jax.formats.native import first_line
 from t5jax.run_folder import CHECKPOINTS, DATA, PARAMS, STATE
 from t5jax.training.step import TrainState
 
-TMP_DIR_SUFFIX = ".orbax-checkpoint-tmp"  # Orbax's, of a step's folder until it is committed
-COMMIT_FILES = (
-    "_CHECKPOINT_METADATA",
-    "commit_success.txt",
-)  # written then; nothing here reads them
+TMP_DIR_SUFFIX = ".orbax-checkpoint-tmp"  # of a step's folder until Orbax commits it
+COMMIT_FILES = ("_CHECKPOINT_METADATA", "commit_success.txt")  # Orbax writes them after checksums
 
 
 class _DataHandler(ocp.CheckpointHandler):
-    """Lets the data loader write its own files into the checkpoint's folder."""
+    """Lets the data loader write its files into the checkpoint's folder."""
 
     def save(self, directory: epath.Path, args: _SaveData) -> None:
         args.write(directory)
@@ -46,18 +43,18 @@ class _SaveData(ocp.args.CheckpointArgs):
 
 @ocp.args.register_with_handler(_DataHandler, for_restore=True)
 class _RestoreData(ocp.args.CheckpointArgs):
-    """Orbax wants one for each handler."""
+    """Orbax requires restore arguments for each handler."""
 
 
 class _Kept:
-    """Orbax's preservation policy: the newest `keep` steps, and the best of those with a value."""
+    """Orbax preservation policy: the newest `keep` steps, and the step with the best value."""
 
     def __init__(self, keep: int, better: Callable[[float, float], bool]) -> None:
         self.keep, self.better = keep, better
         self.values: dict[int, float] = {}
 
     def of(self, steps: Iterable[int]) -> set[int]:
-        """The steps that stay, of these."""
+        """The steps to keep, among `steps`."""
         steps = sorted(steps)
         best: int | None = None
         for step in steps:
@@ -74,11 +71,10 @@ class _Kept:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest `keep`, and the best by a metric if one is named.
+    """The checkpoints of one run: the newest `keep`, and the best by `keep_best` if that is set.
 
-    What is evaluated at a step must be known when that step is saved. Each step has a file of
-    checksums (`t5jax.formats.checksums`), which is written before Orbax commits the step by
-    renaming its folder.
+    A step is evaluated before it is saved. Its checksums (`t5jax.formats.checksums`) are written
+    before Orbax commits it by renaming its folder.
     """
 
     def __init__(self, run_dir: Path, config: TrainingConfig) -> None:
@@ -89,10 +85,10 @@ class Checkpoints:
         self.manager = ocp.CheckpointManager(
             self.root,
             options=ocp.CheckpointManagerOptions(
-                # Not max_to_keep with best_fn: that one deletes the latest.
+                # max_to_keep with best_fn would delete the latest step.
                 preservation_policy=self.policy,
-                cleanup_tmp_directories=True,  # of a save that was killed
-                lightweight_initialize=True,  # what Orbax would read there is not needed
+                cleanup_tmp_directories=True,  # of a killed save
+                lightweight_initialize=True,  # do not read every step's metadata
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._protect),
             ),
         )
@@ -109,12 +105,12 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def whole(self, say: Callable[[str], None]) -> int | None:
-        """The last step whose files are as they were written, None where there is no step.
+        """The last step whose files match their checksums; None if the run has no step.
 
-        Damaged steps after it are told of, and moved aside: their numbers will be saved again.
+        Later, damaged steps are reported and moved aside, because training saves them again.
 
         Raises:
-          ValueError: there are steps, all of them damaged.
+          ValueError: every step is damaged.
         """
         steps = sorted(self.manager.all_steps(), reverse=True)
         damaged: dict[int, str] = {}
@@ -141,7 +137,7 @@ class Checkpoints:
         return step
 
     def clean(self) -> None:
-        """Deletes steps that were to go when the process before this one was killed."""
+        """Deletes steps that a killed process left, and reads the best metric of the rest."""
         steps = self.manager.all_steps()
         for step in steps if self.best else ():
             with contextlib.suppress(checksums.Damaged):
@@ -162,8 +158,8 @@ class Checkpoints:
         """Starts writing `step`; returns when the state may be overwritten.
 
         Raises:
-          OSError or another error of the write before this one, such as a full disk; what was
-          committed before stays readable.
+          OSError or another error of the previous write, such as a full disk. Committed steps stay
+          readable.
         """
         if step in self.manager.all_steps():
             return
@@ -186,15 +182,15 @@ class Checkpoints:
         )
 
     def restore(self, step: int, target: TrainState) -> tuple[TrainState, Path]:
-        """The state of `step`, placed as the abstract `target` says, and the data's folder.
+        """The state of `step`, sharded like the abstract `target`, and the data's folder.
 
         Raises:
-          ValueError: the step holds other arrays, or is damaged and has no checksums that tell.
+          ValueError: the step holds other arrays, or is damaged and has no checksums.
         """
         folder = self.root / str(step)
         rest = {"step": target.step, "opt_state": target.opt_state, "key": target.key}
         try:
-            # Not by the manager, which would read files that have no checksums.
+            # The manager would also read files that have no checksums.
             with ocp.StandardCheckpointer() as checkpointer:
                 params = checkpointer.restore(folder / PARAMS, target.params)
                 restored = checkpointer.restore(folder / STATE, rest)
@@ -208,16 +204,16 @@ class Checkpoints:
         return TrainState(params=params, **restored), folder / DATA
 
     def wait(self) -> None:
-        """Returns when everything is written; raises what went wrong."""
+        """Waits for the pending write, and raises its error."""
         self.manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and ends the writing threads."""
+        """Waits for the pending write, and ends Orbax's threads."""
         self.manager.close()
 
 
 def abstract_state(state: Any, shardings: Any) -> Any:
-    """Shapes with their places, for `restore`."""
+    """jax.ShapeDtypeStructs with `shardings`, for `Checkpoints.restore`."""
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, shardings
     )

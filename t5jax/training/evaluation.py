@@ -1,4 +1,4 @@
-"""Evaluation during training: of which tasks, how they are decoded, which metric is the best's."""
+"""Evaluation during training: its tasks, its generation options, and `training.keep_best`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from t5jax.evaluate import Evaluation
 from t5jax.knobs import nearest
 from t5jax.vocabulary import Vocabulary
 
-# Of the training step, beside those of the evaluated tasks.
+# Metrics of the training step that `training.keep_best` may name.
 TRAINED = ("loss", "accuracy", "z_loss", "grad_norm", "param_norm")
-_EXAMPLES = 100  # that metrics are tried on at the start
+_EXAMPLES = 100  # metrics are tried on these before training
 
 
 def make_evaluation(config: RunConfig, vocabulary: Vocabulary) -> Evaluation | None:
-    """The evaluation that a run asks for; its metrics, tried on the targets, have no mistake.
+    """The run's evaluation, or None. Tries its metrics on the targets.
 
     Raises:
-      ValueError: an unknown task; a metric that fails; a `training.keep_best` that nothing
-        computes, with what there is.
+      ValueError: an unknown task, a metric that fails, or an unknown `training.keep_best`.
     """
     evaluation = None
     if config.eval.tasks:
@@ -37,7 +36,7 @@ def make_evaluation(config: RunConfig, vocabulary: Vocabulary) -> Evaluation | N
     names = [] if evaluation is None else _names(evaluation, _EXAMPLES)
     best = config.training.keep_best
     if best and best not in (*TRAINED, *names):
-        # Some values are only there for some examples.
+        # Some examples may lack a value, so try all of them.
         names = [] if evaluation is None else _names(evaluation, None)
         if best not in names:
             tasks = "" if config.eval.tasks else " (eval.tasks is empty)"
@@ -48,10 +47,10 @@ def make_evaluation(config: RunConfig, vocabulary: Vocabulary) -> Evaluation | N
 
 
 def generation_options(config: RunConfig, vocabulary: Vocabulary) -> dict[str, Any]:
-    """How a run's evaluation decodes: `eval.options`, as long as the longest targets.
+    """`eval.options`, with `max_new_tokens` from the configuration.
 
     Raises:
-      ValueError: an unknown option, or one that does not go with another or with the model.
+      ValueError: an unknown option, or options that conflict with one another or the model.
     """
     options: Mapping[Any, Any] = config.eval.options
     for name in options:

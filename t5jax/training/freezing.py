@@ -1,7 +1,6 @@
-"""Parameters that training leaves as they are, by patterns of their paths.
+"""Frozen parameters, named by regular expressions that match whole paths.
 
-Paths have layers apart (`encoder/layers_0/mlp/wi`), whichever way the run lays them out; a pattern
-is a regular expression that matches a whole path.
+Paths have unstacked layers (`encoder/layers_0/mlp/wi`), whether or not the run scans its layers.
 """
 
 from __future__ import annotations
@@ -21,19 +20,18 @@ from t5jax.model.parameters import abstract_params, paths, unstack
 
 
 def trained(patterns: Sequence[str], config: ModelConfig) -> Params:
-    """A tree with stacked layers that says what is trained: no path that a pattern matches.
-
-    `unstack` gives that of layers apart.
+    """A tree with stacked layers: False for parameters that a pattern matches, else True.
 
     Args:
       patterns: `optimizer.freeze`.
       config: the architecture.
 
     Returns:
-      bool[] leaves, or bool[layers, 1, …] where a pattern matches some of a parameter's layers.
+      bool[] leaves, or bool[layers, 1, …] where patterns match some layers only; `unstack` takes
+      the tree.
 
     Raises:
-      ValueError: a pattern is no regular expression or matches nothing, or all is matched.
+      ValueError: an invalid pattern, one that matches nothing, or no parameter left to train.
     """
     names = sorted(paths(config))
     frozen = {name for pattern in patterns for name in _matched(pattern, names)}
@@ -53,23 +51,20 @@ def trained(patterns: Sequence[str], config: ModelConfig) -> Params:
 
 
 def with_moments(trained: Params, config: ModelConfig, *, stacked: bool) -> Params:
-    """Of `trained(…)` with stacked layers: the parameters that the optimizer keeps moments of.
+    """Python booleans in a tree like the parameters: whether the optimizer keeps moments.
 
-    These are those of which any layer is trained, so that both layouts have the same ones.
-
-    Returns:
-      A tree like the parameters, with stacked layers or not, of Python's booleans.
+    A stacked parameter has moments if any layer is trained, so both layouts have the same moments.
     """
     tree = jax.tree.map(np.any, trained)
     return jax.tree.map(bool, tree if stacked else unstack(tree, config))
 
 
 def select(trained: Params, new: Any, old: Any) -> Any:
-    """`new` where `trained` says so, elsewhere `old`: trees like the parameters."""
+    """`new` where `trained`, else `old`: trees like the parameters."""
 
     def leaf(which: np.ndarray, new: jax.Array, old: jax.Array) -> jax.Array:
         if not which.shape:
-            # Decided here, so that XLA drops what it would compute of a gradient nobody needs.
+            # Decided while tracing, so that XLA drops the unused gradient.
             return new if which else old
         return jnp.where(which, new, old)
 

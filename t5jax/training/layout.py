@@ -1,6 +1,6 @@
-"""Layers stacked or apart: how a run trains with them, and how its checkpoints have them.
+"""Training states with stacked or unstacked layers.
 
-Checkpoints always have stacked layers, so a run may change `training.scan_layers` when it goes on.
+Checkpoints always have stacked layers, so a resumed run may change `training.scan_layers`.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from t5jax.training.step import TrainState, init_state
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A run's optimizer and the states it makes, on the run's mesh.
+    """A run's optimizer and training state in one layout, on the run's mesh.
 
     Attributes:
       model: the architecture.
-      optimizer: for parameters laid out this way.
+      optimizer: for parameters in this layout.
       shardings: a TrainState of NamedShardings.
-      abstract: a TrainState of jax.ShapeDtypeStruct with those shardings.
-      begin: parameters with stacked layers -> the state before the first step, in place.
-      fresh: a random key -> the same, with new parameters.
-      trained: what `freezing.trained` gives; None where nothing is frozen.
+      abstract: a TrainState of jax.ShapeDtypeStructs with these shardings.
+      begin: parameters with stacked layers -> the sharded state before the first step.
+      fresh: random key -> the same state with new parameters.
+      trained: `freezing.trained(…)` in this layout; None if nothing is frozen.
     """
 
     model: ModelConfig
@@ -56,7 +56,7 @@ class Layout:
 
 
 def make_layout(config: RunConfig, mesh: Mesh, *, stacked: bool) -> Layout:
-    """The layout with stacked layers, or with layers apart."""
+    """The layout with stacked or unstacked layers."""
     axes, shapes = logical_axes(config.model), abstract_params(config.model)
     if not stacked:
         axes, shapes = unstack_axes(axes, config.model), jax.eval_shape(unstack, shapes)
@@ -104,12 +104,12 @@ def make_layout(config: RunConfig, mesh: Mesh, *, stacked: bool) -> Layout:
 
 
 def stack_state(state: TrainState, layout: Layout) -> TrainState:
-    """Layers apart -> the same state in `layout`, whose layers are stacked; a copy."""
+    """A copy of an unstacked state in the stacked `layout`."""
     return jax.jit(functools.partial(_convert, stack), out_shardings=layout.shardings)(state)
 
 
 def unstack_state(state: TrainState, layout: Layout) -> TrainState:
-    """Stacked layers -> the same state in `layout`, whose layers are apart."""
+    """A copy of a stacked state in the unstacked `layout`."""
     return jax.jit(
         functools.partial(_convert, functools.partial(unstack, config=layout.model)),
         out_shardings=layout.shardings,
@@ -117,7 +117,7 @@ def unstack_state(state: TrainState, layout: Layout) -> TrainState:
 
 
 def _convert(convert: Callable[[Params], Params], state: TrainState) -> TrainState:
-    """`convert` on the parameters and on every tree like them: gradients' moments."""
+    """`convert` on the parameters and on the optimizer's trees of moments."""
 
     def is_tree(x: Any) -> bool:
         return isinstance(x, Mapping)

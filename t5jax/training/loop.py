@@ -1,4 +1,4 @@
-"""The training loop: `train(config)` starts a run, or goes on with the one in `run_dir`."""
+"""The training loop: `train(tree)` starts the run in `run_dir`, or resumes it."""
 
 from __future__ import annotations
 
@@ -41,17 +41,16 @@ from t5jax.training.step import StepMetrics, TrainState, make_step
 from t5jax.training.window import Notices, Window, read_window, summarize, write_window
 from t5jax.vocabulary import Vocabulary
 
-SNAPSHOT_EVERY = 1000  # batches between kept positions, where training.save_every is 0
+SNAPSHOT_EVERY = 1000  # batches between data snapshots where training.save_every is 0
 
 
 def train(tree: dict[str, Any]) -> None:
-    """Trains as the configuration `tree` (nested dictionaries) says.
+    """Trains with the configuration `tree` (nested dictionaries).
 
     Raises:
-      ValueError: a bad configuration, a run folder that belongs to another one, or one whose
-        files are damaged.
-      FloatingPointError: the loss is no longer finite; the last checkpoint stays.
-      Interrupted: SIGTERM or Ctrl-C; a KeyboardInterrupt. The step that the run was at is saved.
+      ValueError: an invalid configuration, or a run folder of another run or with damaged files.
+      FloatingPointError: the loss is not finite; the last checkpoint stays.
+      Interrupted: SIGTERM or Ctrl-C, after the current step is saved.
     """
     config, vocabulary = resolve(tree)
     run_dir, steps = user_path(config.run_dir), config.training.steps
@@ -75,12 +74,12 @@ def train(tree: dict[str, Any]) -> None:
 
 
 def say(line: str) -> None:
-    """A line on stderr, before there is a report."""
+    """A line on stderr, before the run has a `Report`."""
     print(line, file=sys.stderr, flush=True)
 
 
 def print_devices(mesh: Mesh) -> None:
-    """One line on what the run computes with, and a warning where an accelerator lies idle."""
+    """Prints the run's devices, and a warning if JAX does not see an accelerator."""
     device = mesh.devices.flat[0]
     cut = ", ".join(f"{k} {v}" for k, v in mesh.shape.items() if v > 1)
     print(f"devices: {mesh.size} x {device.device_kind} ({device.platform})", cut, flush=True)
@@ -90,7 +89,7 @@ def print_devices(mesh: Mesh) -> None:
 
 
 class Run:
-    """Everything one run holds open; use it as a context."""
+    """A run's state, data, compiled step and report; a context manager."""
 
     def __init__(
         self,
@@ -106,7 +105,7 @@ class Run:
         training = config.training
         shapes = abstract_params(config.model)
         sharding.check_divisible(shapes, logical_axes(config.model), mesh)
-        # As checkpoints have it, and as the step wants it: often the same.
+        # The layout of checkpoints, and that of the step: they differ without scan_layers.
         self.stored = make_layout(config, mesh, stacked=True)
         self.layout = self.stored
         if not training.scan_layers:
@@ -119,7 +118,7 @@ class Run:
         self.eval_options = generation_options(config, vocabulary)
         self.evaluation = make_evaluation(config, vocabulary)
         self.state, position = self._begin(start)
-        # Metrics of the steps since the last logged one, and the seconds that they took.
+        # Metrics and seconds of the steps since the last logged one.
         self.window, seconds, written = ([], 0.0, "") if position is None else read_window(position)
         self.start = start or 0
         self.data = TrainData(
@@ -147,7 +146,7 @@ class Run:
         )
 
     def _compiled_step(self, rows: jax.sharding.Sharding) -> Any:
-        """The jitted training step; `rows` is the sharding of a batch."""
+        """The jitted training step; `rows` is a batch's sharding."""
         model, training = self.config.model, self.config.training
         network = family_of(model).training(
             model, jnp.dtype(training.dtype), remat=training.remat, scan=training.scan_layers
@@ -168,7 +167,7 @@ class Run:
         )
 
     def _begin(self, start: int | None) -> tuple[TrainState, Path | None]:
-        """The state to go on from, and where the data's position is."""
+        """The state after step `start`, and the folder of the data's position."""
         if start is not None:
             state, position = self.checkpoints.restore(start, self.stored.abstract)
             if self.layout is not self.stored:
@@ -189,10 +188,10 @@ class Run:
         self.report.close()
 
     def train(self) -> None:
-        """Steps from where the run is to its end.
+        """Trains to the last step.
 
         Raises:
-          Interrupted: SIGTERM or Ctrl-C came, and the step that the run was at is saved.
+          Interrupted: SIGTERM or Ctrl-C, after the current step is saved.
         """
         config = self.config.training
         pending: Window | None = None
@@ -202,8 +201,7 @@ class Run:
                 self.state, metrics = self.step(self.state, next(self.data))
                 self.window.append(metrics)
                 self.profile.after(step, metrics)
-                # The step before is done, or nearly, when its successor has been dispatched:
-                # fetching its metrics now keeps the device busy meanwhile.
+                # Metrics are fetched one step late, so that dispatch never waits.
                 if pending is not None:
                     self.write(pending.step, self.summary(pending))
                     pending = None
@@ -229,7 +227,7 @@ class Run:
             self.report.say(line)
 
     def pause(self, step: int, pending: Window | None, evaluate: bool, save: bool) -> None:
-        """Evaluates and saves; what is saved must be good, so here the loop waits."""
+        """Evaluates and saves, after the step's metrics are fetched and checked."""
         row = {} if pending is None else self.summary(pending)
         paused = time.monotonic()
         if evaluate and self.evaluation is not None:
@@ -241,7 +239,7 @@ class Run:
         self.since += time.monotonic() - paused
 
     def save(self, step: int, metrics: dict[str, float], seconds: float) -> None:
-        """Starts a checkpoint of `step`, `seconds` after the last logged one."""
+        """Starts a checkpoint of `step`, `seconds` after the last logged step."""
         known = {k.removeprefix("eval/"): v for k, v in metrics.items()}
         window, written = host.gather(self.window), self.report.checksum()
 
@@ -279,7 +277,7 @@ class Run:
         }
 
     def write(self, step: int, row: dict[str, float]) -> None:
-        """Logs a step, and warns once a task of examples that are cut or left out."""
+        """Logs a step, and new warnings of cut and dropped examples."""
         self.report.write(step, row)
         for line in self.notices.news(self.data.cut, self.data.dropped):
             self.report.say(line)
@@ -287,8 +285,7 @@ class Run:
     def summary(self, window: Window) -> dict[str, float]:
         """A window's row; waits for its last step."""
         rows = host.gather(window.metrics)
-        # Now that the window's last step is done: when it was dispatched, the device may have been
-        # many steps behind.
+        # Timed after the fetch: at dispatch the device may be many steps behind.
         now = time.monotonic()
         seconds, self.since = max(now - self.since, 1e-9), now
         row = summarize(rows, seconds, window.cut)
@@ -305,7 +302,7 @@ class Run:
         return row
 
     def check_finite(self, step: int, metrics: StepMetrics) -> None:
-        """Stops the run at a loss that is no number."""
+        """Raises FloatingPointError unless the loss is finite."""
         if not math.isfinite(float(metrics.losses.objective)):
             kept = self.checkpoints.latest()
             raise FloatingPointError(

@@ -17,11 +17,11 @@ import numpy as np
 class LossSums:
     """Weighted sums over tokens, float32 scalars. Add with `+`, divide once: `nll / weight`."""
 
-    objective: jax.Array  # what is minimised: smoothed cross entropy plus z-loss
+    objective: jax.Array  # minimised: smoothed cross entropy plus z-loss
     nll: jax.Array  # negative log-likelihood in nats, without smoothing and z-loss
-    z_loss: jax.Array  # already multiplied by its coefficient
+    z_loss: jax.Array  # times its coefficient
     correct: jax.Array  # targets that are the argmax
-    weight: jax.Array  # the weights themselves
+    weight: jax.Array  # sum of the weights
 
     def __add__(self, other: LossSums) -> LossSums:
         return jax.tree.map(jnp.add, self, other)
@@ -35,26 +35,26 @@ def loss_sums(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> LossSums:
-    """Sums the losses of every token, times its weight.
+    """Sums of the tokens' losses, times their weights.
 
     Label smoothing moves `label_smoothing` of the probability from the target to the other V - 1
     ids, evenly (Szegedy et al. 2015, arXiv:1512.00567, section 7, but without the target's own
-    share), and subtracts the smoothed target's entropy, so that a perfect model reaches 0. The
-    z-loss of a token is `z_loss * log(Z)^2`, Z the softmax's normaliser: it keeps the logits from
-    drifting away from log-probabilities.
+    share), and subtracts the smoothed target's entropy, so that a perfect model reaches 0. A
+    token's z-loss is `z_loss * log(Z)^2`, Z the softmax's normaliser: it keeps logits from drifting
+    away from log-probabilities.
 
     Args:
-      logits: float[B, T, V]; computed with in float32.
+      logits: float[B, T, V]; cast to float32.
       targets: int[B, T], ids below V.
-      weights: float32[B, T]; a token of weight 0 contributes nothing, here and to the gradient.
+      weights: float32[B, T]; a token of weight 0 adds nothing to sums and gradients.
       label_smoothing: probability in [0, 1); a Python number.
       z_loss: coefficient of the z-loss.
 
     Returns:
-      float32 scalars, undivided. Every field but `correct` and `weight` has a gradient.
+      Undivided sums. Every field but `correct` and `weight` has a gradient.
 
     Raises:
-      ValueError: if `label_smoothing` lies outside [0, 1).
+      ValueError: `label_smoothing` is outside [0, 1).
     """
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing={label_smoothing} must lie in [0, 1)")
@@ -82,14 +82,14 @@ def loss_sums(
 def _statistics(
     logits: jax.Array, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """What the losses are made of, [B, T] each, of logits [B, T, V] and targets [B, T].
+    """logits [B, T, V], targets [B, T] -> four arrays [B, T].
 
-    The logarithm of the softmax's normaliser, the target's logit, the sum of all logits, and the
-    first id with the largest logit (without a gradient). The gradient is written out because it
-    is then one pass over the largest array of a step, with nothing else of that size kept for it.
+    They are the log of the softmax's normaliser, the target's logit, the sum of all logits, and the
+    first id with the largest logit (without a gradient). The gradient is written out: one pass over
+    the largest array of a step, and no other array of that size is kept.
     """
     ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, 2)
-    # Logits that are sharded over V stay where they are: each device looks among its own.
+    # Logits that are sharded over V are not gathered.
     target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     # XLA's argmax reduces pairs, which made the loss a tenth slower on CPU.
     is_highest = logits == jnp.max(logits, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The machine that a run is on: accelerators that JAX may not see, and the C library's memory."""
+"""The run's machine: accelerators that JAX may not see, and glibc's memory settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 
 
 def accelerator() -> tuple[str, str] | None:
-    """What the system has beside its CPU, and the extra of t5jax that JAX uses it with."""
+    """An accelerator that the system has, in words, and the extra of t5jax that supports it."""
     if Path("/proc/driver/nvidia").exists():
         return "is an NVIDIA GPU", "cuda"
     if Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists():
@@ -20,17 +20,16 @@ def accelerator() -> tuple[str, str] | None:
 
 
 def keep_freed_memory() -> None:
-    """Makes the C library keep the memory that this process frees, where JAX computes on the CPU.
+    """Makes glibc keep freed memory, where JAX computes on the CPU.
 
-    XLA allocates a step's intermediate results anew at every step. glibc asks the system for
-    blocks of that size and gives them back, so each of their pages is found, zeroed and mapped
-    again: a fifth of the quickstart's step. To be called before JAX starts its threads; it does
-    nothing where there is an accelerator, or another C library.
+    XLA allocates intermediate results at every step. glibc returns blocks of that size to the
+    system, whose pages are then zeroed and mapped again: a fifth of the quickstart's step. Call it
+    before JAX starts its threads. It does nothing with an accelerator or another C library.
     """
     if sys.platform != "linux" or accelerator() is not None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(ARENA_MAX, 1)  # other arenas cannot grow to such sizes
+        mallopt(ARENA_MAX, 1)  # only the main arena can grow that large
         mallopt(MMAP_MAX, 0)
         mallopt(TRIM_THRESHOLD, 2**31 - 1)

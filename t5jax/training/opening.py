@@ -17,17 +17,16 @@ from t5jax.paths import user_path
 from t5jax.tasks import run_modules
 from t5jax.vocabulary import Vocabulary, load_vocabulary, make_vocabulary
 
-# A run cannot change these once it has a checkpoint: its parameters, the order of its data or its
-# optimizer's state would be another run's.
+# Fixed once a run has a checkpoint, which depends on them.
 FIXED = ("model", "vocabulary", "data", "optimizer.name", "optimizer.freeze", "training.seed")
 FREE = ("data.prefetch", "data.modules")
 
 
 def resolve(tree: Mapping[str, Any]) -> tuple[RunConfig, Vocabulary]:
-    """The typed configuration and its vocabulary; a run's own copy of it comes first.
+    """The typed configuration and its vocabulary, which a run folder's copy overrides.
 
     Raises:
-      ValueError: a bad configuration, or a vocabulary that does not fit the model.
+      ValueError: an invalid configuration, or a vocabulary that does not fit the model.
     """
     early = build_config(tree)
     if not early.run_dir:
@@ -43,11 +42,11 @@ def resolve(tree: Mapping[str, Any]) -> tuple[RunConfig, Vocabulary]:
 
 
 def _beginnings(early: RunConfig, given: Any) -> tuple[Vocabulary, Any, tuple[str, ...]]:
-    """The vocabulary, the model configuration of `init`, and its fields that are assumed."""
+    """The vocabulary, the model configuration of `init`, and that one's assumed fields."""
     run_dir = user_path(early.run_dir)
     if run_folder.steps(run_dir):
         native.verify_text(run_dir)
-        # The checkpoint that the run started from need not be there any more.
+        # The checkpoint `init` may have been deleted since.
         initial = native.read_model(run_dir).config if early.init else None
         return load_vocabulary(run_dir / run_folder.VOCABULARY), initial, ()
     if not early.init:
@@ -63,7 +62,7 @@ def _beginnings(early: RunConfig, given: Any) -> tuple[Vocabulary, Any, tuple[st
 
 
 def _check(config: RunConfig, vocabulary: Vocabulary) -> None:
-    """ValueError where the parts of a configuration do not go together."""
+    """Raises ValueError for settings that conflict."""
     model, lengths = config.model, config.data.lengths
     if model.encoder_only:
         raise ValueError("the model is an encoder alone: there is no decoder to train")
@@ -87,17 +86,14 @@ def _check(config: RunConfig, vocabulary: Vocabulary) -> None:
 
 
 def open_init(config: RunConfig) -> Checkpoint:
-    """The checkpoint that a run starts from, with what the configuration says and it does not."""
+    """The checkpoint `init`; fields that it would have to assume come from the configuration."""
     checkpoint = open_checkpoint(config.init or "")
     told = {name: getattr(config.model, name) for name in checkpoint.about.assumed}
     return open_checkpoint(config.init or "", **told) if told else checkpoint
 
 
 def check_run(run_dir: Path, config: RunConfig) -> None:
-    """Refuses a folder of another run: raises ValueError.
-
-    Before its first checkpoint a run has nothing to lose, and may be started otherwise.
-    """
+    """Raises ValueError if `run_dir` has checkpoints of a run with other `FIXED` settings."""
     file = run_dir / run_folder.CONFIG
     if not (file.exists() and run_folder.steps(run_dir)):
         return

@@ -1,10 +1,9 @@
-"""The optimizer a configuration asks for, and the logical axes of its state.
+"""The configured optimizer, and the logical axes of its state.
 
-Parameters fall into two groups by their axes. Matrices (the embedding, the head, projections: two
-axes or more besides `layers`) decay. Norms' scales and biases (one axis) do not, nor parameters
-with an axis that the family names, such as tables of relative biases: pulling them towards 0 would
-shrink the activations and flatten the attention rather than regularise. All share one learning
-rate.
+Weight decay applies to matrices: the embedding, the head and projections, with two or more axes
+besides `layers`. Norm scales and biases (one axis) do not decay, nor do parameters with an axis in
+the family's `no_decay`, such as tables of relative biases: decay would shrink activations and
+flatten attention rather than regularise.
 """
 
 from __future__ import annotations
@@ -33,24 +32,24 @@ def make_optimizer(
     moments: Any = None,
     no_decay: Collection[str] = (),
 ) -> optax.GradientTransformation:
-    """Gradients to updates: clipped, rescaled, decayed, times minus the learning rate.
+    """Clipping, the optimizer, decoupled weight decay, times minus the learning rate.
 
-    Weight decay is decoupled (Loshchilov & Hutter 2019, arXiv:1711.05101, section 2): a step takes
-    `weight_decay` times the learning rate off a matrix, whatever its gradient.
+    A step subtracts `weight_decay * learning_rate` times a matrix from it (Loshchilov & Hutter
+    2019, arXiv:1711.05101, section 2).
 
     Args:
-      config: the optimizer's section of a run's configuration.
-      axes: tree like the parameters with a `PartitionSpec` of axis names for each.
+      config: a run's `optimizer` section.
+      axes: a tree like the parameters, of `PartitionSpec`s of axis names.
       steps: steps of the run, the end of a decaying learning rate.
-      moments: tree like the parameters of booleans: those that have moments. The updates of the
-        others are their gradients, which must be zero. Default: all.
+      moments: a tree like the parameters, of booleans: False where the optimizer keeps no moments.
+        The update is then the gradient, which must be zero. Default: True everywhere.
       no_decay: axes whose parameters have no weight decay.
 
     Returns:
       A transformation whose `update` needs the parameters.
 
     Raises:
-      ValueError: if `config.name` is unknown, or from `make_schedule`.
+      ValueError: `config.name` is unknown, or from `make_schedule`.
     """
     if moments is not None:
         axes = _masked(axes, moments)
@@ -85,20 +84,19 @@ def optimizer_state_axes(
     params_shapes: Any,
     moments: Any = None,
 ) -> Any:
-    """The logical axes of every array in the optimizer's state, to shard it like the parameters.
+    """The logical axes of the optimizer's state, which is sharded like the parameters.
 
     Args:
-      optimizer: from `make_optimizer(config, axes, steps)`.
-      config: the same one.
-      axes: the same ones.
-      params_shapes: tree of the parameters, or of their `jax.ShapeDtypeStruct`s.
-      moments: the same ones.
+      optimizer: of `make_optimizer`, with the same `config`, `axes` and `moments`.
+      config: a run's `optimizer` section.
+      axes: a tree like the parameters, of `PartitionSpec`s of axis names.
+      params_shapes: a tree of the parameters or their `jax.ShapeDtypeStruct`s.
+      moments: as for `make_optimizer`.
 
     Returns:
-      A tree structured like `optimizer.init(params)` with a `PartitionSpec` of axis names in place
-      of each array; counts have an empty one.
+      A tree like `optimizer.init(params)` with a `PartitionSpec` in place of each array, empty for
+      counts.
     """
-
     kept, shapes = axes, params_shapes
     if moments is not None:
         kept, shapes = _masked(axes, moments), _masked(params_shapes, moments)
@@ -108,7 +106,7 @@ def optimizer_state_axes(
             return adafactor_state_axes(kept, shapes, min_factored=config.min_factored)
         if isinstance(state, optax.ScaleByAdamState):
             return optax.ScaleByAdamState(count=PartitionSpec(), mu=kept, nu=kept)
-        return PartitionSpec()  # All that is left are counts.
+        return PartitionSpec()  # counts
 
     return jax.tree.map(
         stage_axes,
@@ -118,11 +116,11 @@ def optimizer_state_axes(
 
 
 def _masked(tree: Any, mask: Any) -> Any:
-    """The tree as `optax.masked` shows it to what it wraps."""
+    """The tree as the transformation inside `optax.masked` sees it."""
     return jax.tree.map(lambda keep, x: x if keep else optax.MaskedNode(), mask, tree)
 
 
 def _decays(names: PartitionSpec, no_decay: Collection[str]) -> bool:
-    """Whether a parameter with these axes is subject to weight decay."""
+    """Whether weight decay applies to a parameter with these axes."""
     own = [name for name in names if name != BATCH]
     return len(own) > 1 and not set(no_decay) & set(own)

@@ -1,8 +1,8 @@
-"""What accelerators can do at best."""
+"""Peak FLOP/s of accelerators."""
 
 from __future__ import annotations
 
-# Dense bfloat16 FLOP/s of one chip, from the vendors' datasheets, by a part of JAX's device_kind.
+# Dense bfloat16 FLOP/s of one chip, from the vendors' datasheets, by a substring of device_kind.
 PEAK_FLOPS = {
     "TPU v2": 45e12,
     "TPU v3": 123e12,
@@ -19,7 +19,7 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Peak bfloat16 FLOP/s of a device; None where it is not known."""
+    """Peak bfloat16 FLOP/s of a device; None if unknown."""
     for name, peak in PEAK_FLOPS.items():
         if name in device_kind:
             return peak

@@ -1,4 +1,4 @@
-"""Where a run's metrics go: the terminal, metrics.jsonl, TensorBoard."""
+"""A run's metrics: on the terminal, in metrics.jsonl, in TensorBoard."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ SHOWN = ("loss", "accuracy", "grad_norm", "learning_rate", "tokens_per_second", 
 
 
 def read_metrics(file: Path, last_step: int) -> list[dict[str, Any]]:
-    """The objects of metrics.jsonl up to `last_step`; lines that are none are left out.
-
-    A kill may cut the last line short; damage, any.
-    """
+    """The rows of metrics.jsonl up to `last_step`. Skips invalid lines, which a kill may leave."""
     if not file.exists():
         return []
     rows = []
@@ -42,18 +39,18 @@ def read_metrics(file: Path, last_step: int) -> list[dict[str, Any]]:
 
 
 class Report:
-    """Writes one object a step. Made anew after a restart, it drops what came after `start`.
+    """Writes one row a logged step.
 
-    A run that was killed has logged steps beyond its last checkpoint. They are computed again, so
-    their lines are removed first, and TensorBoard's files are written anew from metrics.jsonl:
-    every step stands there once.
+    A killed run may have logged steps after its last checkpoint, which a resumed run computes
+    again. So their rows are removed from metrics.jsonl, and TensorBoard's files are rewritten from
+    it: every step has one row.
 
     Args:
       run_dir: the run's folder.
-      start: the step that is gone on from.
-      steps: of the whole run.
+      start: the step of the checkpoint, 0 for a new run.
+      steps: the run's last step.
       tensorboard: whether to write event files.
-      written: what `checksum` gave when `start` was saved.
+      written: `checksum()` when `start` was saved.
     """
 
     def __init__(
@@ -82,7 +79,7 @@ class Report:
             )
 
     def checksum(self) -> str:
-        """Of the rows written so far."""
+        """The checksum of metrics.jsonl."""
         return of_file(self.file)
 
     def advance(self, step: int) -> None:
@@ -91,7 +88,7 @@ class Report:
             self.bar.update(self.task, completed=step)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One step's object, to every place."""
+        """Writes a step's row everywhere."""
         self.stream.write(json.dumps({"step": step, **metrics}) + "\n")
         self.stream.flush()
         if self.writer:
@@ -104,14 +101,14 @@ class Report:
         self.say(f"step {step}/{self.steps}  {text}  left {_clock(left)}")
 
     def say(self, line: str) -> None:
-        """A line on the terminal, above the progress bar where there is one."""
+        """Prints a line, above the progress bar if it is shown."""
         if self.bar:
             self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Ends the bar and the files."""
+        """Closes the progress bar and the files."""
         if self.bar:
             self.bar.stop()
         self.stream.close()

@@ -10,23 +10,22 @@ from t5jax.config import OptimizerConfig
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The course of the learning rate over a run of `steps` steps.
+    """The learning rate of a run of `steps` steps.
 
-    - `inverse_sqrt`: learning_rate * sqrt(warmup / max(step, warmup)): level at first. With the
-      rate 0.01 and 10,000 steps it is T5's 1 / sqrt(max(step, 10,000)) (Raffel et al. 2020,
-      arXiv:1910.10683, section 3.1.2).
-    - `constant`, `linear`, `cosine`: a line from 0 to learning_rate over `warmup` steps; then
-      level, or a line or half a cosine down to final_fraction * learning_rate at step `steps`,
-      and level from there.
+    - `inverse_sqrt`: learning_rate * sqrt(warmup / max(step, warmup)). With learning_rate 0.01 and
+      warmup 10,000 it is T5's 1 / sqrt(max(step, 10,000)) (Raffel et al. 2020, arXiv:1910.10683,
+      section 3.1.2).
+    - `constant`, `linear`, `cosine`: linear from 0 to learning_rate over `warmup` steps; then
+      constant, or linear or half a cosine down to final_fraction * learning_rate at step `steps`,
+      and constant from there.
 
-    A run that goes on where another ended has its `step_offset` steps behind it: they are added to
-    `steps` and to every step.
+    `step_offset`, the steps that `init` was trained for, is added to `steps` and to every step.
 
     Returns:
-      A function from a step (an int or int32[], traced or not; the first one is 0) to float32[].
+      A function from a step (int or int32[], traced or not, from 0) to float32[].
 
     Raises:
-      ValueError: if a linear or cosine schedule has `warmup` larger than `steps`, or
+      ValueError: `warmup` of a linear or cosine schedule is larger than `steps`, or
         `config.schedule` is unknown.
     """
     schedule = _schedule(config, steps + config.step_offset)
@@ -50,7 +49,7 @@ def _schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     elif config.schedule == "linear":
         decay = optax.linear_schedule(peak, config.final_fraction * peak, decay_steps)
     elif config.schedule == "cosine":
-        # optax refuses a decay of no steps, which is what a warm-up to the very end leaves.
+        # optax refuses a decay over 0 steps, which warmup == steps leaves.
         decay = optax.cosine_decay_schedule(peak, max(decay_steps, 1), config.final_fraction)
     else:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during training: the first one asks for a checkpoint and an end."""
+"""SIGTERM and Ctrl-C during training: the first signal saves a checkpoint and ends the run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the run before its last step; the step that it was at is saved.
+    """A signal ended the run, after its current step was saved.
 
     Attributes:
-      signal: its number. The command `t5jax train` exits with 128 + `signal`.
+      signal: its number. `t5jax train` exits with 128 + `signal`.
     """
 
     def __init__(self, message: str, signal: int) -> None:
@@ -25,10 +25,10 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def noted() -> Iterator[Callable[[], int | None]]:
-    """Within it, the first of SIGNALS only makes the given function return its number.
+    """Yields a function that returns the number of the first signal received, or None.
 
-    A second one does what it does outside. In a thread other than the main one, where Python takes
-    no signals, nothing changes.
+    A second signal acts as usual. Outside the main thread, where Python handles no signals, the
+    function always returns None.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -54,10 +54,10 @@ def noted() -> Iterator[Callable[[], int | None]]:
 
 @contextlib.contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Within it, Ctrl-C ends the process as SIGTERM does: at once, without a traceback.
+    """Makes Ctrl-C end the process as SIGTERM does: at once, without a traceback.
 
-    A KeyboardInterrupt would wait for the C++ code that runs, a compilation perhaps, and be lost
-    in the callbacks of some libraries.
+    A KeyboardInterrupt would wait for running C++ code, such as a compilation, and be lost in the
+    callbacks of some libraries.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

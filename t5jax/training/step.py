@@ -20,10 +20,10 @@ from t5jax.training.losses import LossSums, loss_sums
 
 @flax.struct.dataclass
 class TrainState:
-    """All that training changes, and so all that a checkpoint must hold beside the data position.
+    """The state that training changes; a checkpoint holds it and the data's position.
 
-    `key` is the key data of the run's dropout key: rbg keys, whose bits cost a fraction of
-    threefry's; the step number is folded in, so a step draws the same bits after a restart.
+    `key` is the data of the run's rbg dropout key, whose bits cost a fraction of threefry's. The
+    step is folded in, so a resumed run draws the same bits.
     """
 
     step: jax.Array  # int32, steps done
@@ -34,14 +34,11 @@ class TrainState:
 
 @flax.struct.dataclass
 class StepMetrics:
-    """Sums over one batch, and norms; scalars.
-
-    The norms are 0 but on steps that are logged: they read all parameters and all gradients.
-    """
+    """Scalars of one batch. Norms, which read all parameters, are 0 on steps that do not log."""
 
     losses: LossSums
-    examples: jax.Array  # examples, several in a packed row
-    tokens: jax.Array  # encoder and decoder tokens that are no padding
+    examples: jax.Array  # a packed row holds several
+    tokens: jax.Array  # encoder and decoder tokens without padding
     grad_norm: jax.Array
     param_norm: jax.Array
     learning_rate: jax.Array
@@ -58,8 +55,8 @@ def make_gradients(
 ) -> Callable[[Params, Batch, jax.Array], tuple[Any, LossSums]]:
     """`gradients(params, batch, dropout key) -> gradients, sums`, accumulated over micro-batches.
 
-    The loss is a sum over tokens divided by the sum of weights of the whole batch, so devices and
-    micro-batches with more padding than others do not count more.
+    The loss is divided by the weights of the whole batch, so every token counts the same, however
+    padding is spread over devices and micro-batches.
     """
 
     def objective(
@@ -86,11 +83,11 @@ def make_gradients(
 
     def accumulated(params: Params, batch: Batch, key: jax.Array) -> tuple[Any, LossSums]:
         pieces = config.micro_batches
-        # Of the whole batch. One without targets has zero gradients: no division by zero.
+        # At least 1, so that a batch without targets has zero gradients, not NaN.
         weight = jnp.maximum(jnp.sum(batch.decoder_loss_weights), 1.0)
         if pieces == 1:
             return gradient(params, batch, key, weight)
-        # Row r goes to piece r % pieces: each piece then has its part of every device's rows.
+        # Row r goes to micro-batch r % pieces, so each micro-batch has rows of every device.
         split = jax.tree.map(
             lambda x: jnp.swapaxes(x.reshape(-1, pieces, *x.shape[1:]), 0, 1), batch
         )
@@ -119,24 +116,23 @@ def make_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
     """`step(state, batch) -> state, metrics`; jit it, and donate the state.
 
-    What is not `trained` (`freezing.trained`; None: all is) has no gradient, in norms and clipping
-    neither.
+    Frozen parameters (False in `trained`, of `freezing.trained`) count as zero gradients in norms
+    and clipping too.
     """
-
     gradients = make_gradients(model, config)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl="rbg"), state.step)
         grads, sums = gradients(state.params, batch, key)
         if param_shardings is not None:
-            # Left alone, the partitioner replicates gradients over fsdp.
+            # Without it, the partitioner replicates gradients over fsdp.
             grads = jax.lax.with_sharding_constraint(grads, param_shardings)
         if trained is not None:
             grads = select(trained, grads, jax.tree.map(jnp.zeros_like, grads))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         if trained is not None:
-            # Weight decay moves a layer whose gradient is zero.
+            # Weight decay would move a frozen layer.
             params = select(trained, params, state.params)
         done = state.step + 1
         grad_norm, param_norm = jax.lax.cond(
@@ -160,10 +156,9 @@ def make_step(
 
 
 def global_norm(tree: Any) -> jax.Array:
-    """The Euclidean norm of all entries of a tree, float32.
+    """The Euclidean norm of a tree, float32.
 
-    Products of arrays with themselves: a CPU reads each once, where it writes down the squares
-    that `optax.global_norm` sums.
+    On a CPU, dot products read each array once; `optax.global_norm` also writes its squares.
     """
     squares = [jnp.tensordot(x, x, x.ndim) for x in jax.tree.leaves(tree)]
     return jnp.sqrt(jnp.sum(jnp.stack(squares)))

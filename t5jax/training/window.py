@@ -1,4 +1,4 @@
-"""The steps since the last logged one: their metrics, on the device and in a checkpoint."""
+"""Metrics of the steps since the last logged one, on the device and in a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ from t5jax.training.step import StepMetrics
 
 @dataclasses.dataclass
 class Window:
-    """The steps that one logged row is of; `metrics` are still on the device.
-
-    `step` is the last of them, `cut` what of the data has been cut so far.
-    """
+    """The steps of one logged row, with the last step's number and counts of cut examples."""
 
     step: int
     metrics: list[StepMetrics]
@@ -32,7 +29,7 @@ class Window:
 
 
 def summarize(rows: Sequence[StepMetrics], seconds: float, cut: Cut) -> dict[str, float]:
-    """One logged row: metrics per token of the steps `rows`, and per second."""
+    """One logged row: the steps' metrics per token and per second."""
     total = jax.tree.map(lambda *x: float(np.sum(x)), *rows)
     last = rows[-1]
     losses, weight = total.losses, max(total.losses.weight, 1.0)
@@ -51,14 +48,14 @@ def summarize(rows: Sequence[StepMetrics], seconds: float, cut: Cut) -> dict[str
 
 
 class Notices:
-    """Tells of each task once that its examples are cut, or left out."""
+    """Warnings of cut and dropped examples, once for each task and feature."""
 
     def __init__(self, lengths: LengthsConfig) -> None:
         self.lengths = lengths
         self.told: set[tuple[str, str]] = set()
 
     def news(self, cut: Cut, dropped: dict[str, int]) -> Iterator[str]:
-        """The warnings that are new."""
+        """The warnings not yet given."""
         new = {
             feature: {task: n for task, n in of.items() if (feature, task) not in self.told}
             for feature, of in cut.items()
@@ -75,7 +72,7 @@ class Notices:
                 )
 
     def totals(self, cut: Cut) -> Iterator[str]:
-        """One line for each feature and task with examples that do not fit."""
+        """One line for each feature and task with cut examples."""
         for feature, of in cut.items():
             longest = getattr(self.lengths, feature)
             for task, count in of.items():
@@ -89,10 +86,7 @@ class Notices:
 def write_window(
     folder: epath.Path, window: Sequence[StepMetrics], seconds: float, written: str
 ) -> None:
-    """Writes the metrics of steps that no logged row has yet, and the seconds that they took.
-
-    `written` is the checksum of the rows that there are.
-    """
+    """Writes the unlogged steps' metrics and seconds, and the checksum of metrics.jsonl."""
     leaves = jax.tree.leaves_with_path(window)
     arrays: Any = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
     about: Any = {"seconds": seconds, "steps": len(window), "written": written}
@@ -102,7 +96,7 @@ def write_window(
 
 
 def read_window(folder: Path) -> tuple[list[StepMetrics], float, str]:
-    """What `write_window` wrote; nothing of an older checkpoint, which has no such file."""
+    """Metrics, seconds and checksum of `write_window`; empty for older checkpoints without them."""
     file = folder / run_folder.WINDOW
     if not file.is_file():
         return [], 0.0, ""
