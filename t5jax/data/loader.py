@@ -87,7 +87,7 @@ class TrainData:
         self._config = config
         self._sharding = sharding
         self._snapshot_every = snapshot_every
-        readers = _readers(config, sharding)
+        readers = readers_of(config, sharding)
         me = jax.process_index() if sharding is not None else 0
         if owned is None:
             owned = [stream for stream, processes in readers.items() if me in processes]
@@ -288,7 +288,7 @@ def _check(config: DataConfig, snapshot_every: int) -> None:
         )
 
 
-def _readers(config: DataConfig, sharding: NamedSharding | None) -> dict[int, set[int]]:
+def readers_of(config: DataConfig, sharding: NamedSharding | None) -> dict[int, set[int]]:
     """The processes that need each stream's rows; {0} without a sharding."""
     if sharding is None:
         return {stream: {0} for stream in range(config.streams)}

@@ -21,7 +21,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from t5jax.config import DataConfig, LengthsConfig
 from t5jax.data import TrainData
-from t5jax.data.loader import _readers
+from t5jax.data.loader import readers_of
 from t5jax.data.packing import Examples, pack, to_batch
 from t5jax.data.prefetch import Prefetcher
 from tests.support.devices import environment
@@ -644,10 +644,10 @@ def test_streams_are_read_by_the_processes_whose_devices_need_their_rows():
 
     config = replace(HELD, batch=16, streams=4)
     apart = sharding([(0, 0, 4), (0, 4, 8), (1, 8, 12), (1, 12, 16)])
-    assert _readers(config, apart) == {0: {0}, 1: {0}, 2: {1}, 3: {1}}
+    assert readers_of(config, apart) == {0: {0}, 1: {0}, 2: {1}, 3: {1}}
     # Two streams of eight rows for four hosts: two hosts read each, and the first writes it.
     shared = sharding([(p, 4 * p, 4 * p + 4) for p in range(4)])
-    assert _readers(replace(config, streams=2), shared) == {0: {0, 1}, 1: {2, 3}}
+    assert readers_of(replace(config, streams=2), shared) == {0: {0, 1}, 1: {2, 3}}
 
 
 @pytest.mark.eight_devices

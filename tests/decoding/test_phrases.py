@@ -10,14 +10,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from t5jax.bulk import generate_each
+from t5jax.bulk import ProgramCount, generate_each
 from t5jax.decoding import beam
 from t5jax.decoding.controls import Controls, SpecialIds
 from t5jax.decoding.loop import BoundNetwork
 from t5jax.decoding.phrases import PhraseAutomaton, places, share_out
 from t5jax.decoding.rules import Search, TransformersRule
 from t5jax.decoding.samplers import Greedy
-from t5jax.engine import programs
 from tests.support.models import random_ids, shared_text2text
 
 VOCAB, LENGTH = 6, 4
@@ -194,14 +193,13 @@ def test_phrases_as_transformers_writes_them_and_what_is_given_counts():
 
 
 def test_other_phrases_of_like_sizes_compile_nothing_anew():
-    t5 = shared_text2text()
-    compiled = []
+    t5, programs, compiled = shared_text2text(), ProgramCount(), []
     for i in range(2):
         words = [[50 + i, 51], [[60], [70 + i]]]
         t5.generate_ids(
             random_ids(3, 1, 8), force_words_ids=words, num_beams=2, max_new_tokens=6 + i
         )
-        compiled.append(programs.decode._cache_size())
+        compiled.append(programs.count)
     assert compiled[0] == compiled[1]
 
 

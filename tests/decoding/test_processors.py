@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from t5jax.bulk import generate_each
+from t5jax.bulk import ProgramCount, generate_each
 from t5jax.decoding import samplers
 from t5jax.decoding.controls import SpecialIds, make_processors
 from t5jax.decoding.options import GenerationOptions
@@ -229,9 +229,8 @@ def test_padding_changes_nothing_that_inputs_do():
 
 
 def test_other_numbers_compile_nothing_anew():
-    t5 = shared_text2text()
+    t5, programs, compiled = shared_text2text(), ProgramCount(), []
     inputs = random_ids(0, 2, 8)
-    compiled = []
     for i in range(3):
         numbers = {
             "repetition_penalty": 1.1 + i,
@@ -253,7 +252,7 @@ def test_other_numbers_compile_nothing_anew():
         }
         t5.generate_ids(inputs, **numbers)
         t5.generate_ids(inputs, max_new_tokens=8, num_beams=2, length_penalty=0.5 + i)
-        compiled.append(programs.decode._cache_size())
+        compiled.append(programs.count)
     assert compiled[0] == compiled[1] == compiled[2]
 
 

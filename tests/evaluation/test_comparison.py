@@ -16,7 +16,7 @@ from t5jax.tasks.metrics.examples import measure, of_scores, of_statistics
 from t5jax.tasks.metrics.resampling import confidence_intervals, unit_intervals
 from tests.support.mistakes import error_of
 from tests.support.models import shared_text2text
-from tests.tasks.metrics.test_metric_references import _examples as examples_of
+from tests.tasks.metrics.test_metric_references import examples_of
 
 LABELS = ("negative", "positive", "so-so")
 INPUTS = [f"review: {word} film" for word in "dull great odd fine long flat neat weak".split()]

@@ -293,7 +293,7 @@ def _example(name: str, dice: random.Random):
     return dice.choice([word(), (word(), word())]), dice.choice(["", word()])
 
 
-def _examples(name: str, number: int, seed: int):
+def examples_of(name: str, number: int, seed: int):
     dice = random.Random(seed)
     return columns(_example(name, dice) for _ in range(number))
 
@@ -306,7 +306,7 @@ def _examples(name: str, number: int, seed: int):
 )
 def test_merged_parts_equal_the_whole(name, seed, sizes):
     metric = METRICS[name]
-    targets, predictions = _examples(name, sum(sizes), seed)
+    targets, predictions = examples_of(name, sum(sizes), seed)
     ends = np.cumsum(sizes).tolist()
     parts = [
         metric.statistics(targets[end - size : end], predictions[end - size : end])
@@ -325,14 +325,14 @@ def test_statistics_of_different_metrics_do_not_merge():
 
 
 def test_sums_stay_one_row_however_many_examples():
-    targets, predictions = _examples("bleu", 50, 0)
+    targets, predictions = examples_of("bleu", 50, 0)
     statistics = bleu.statistics(targets, predictions)
     assert len(statistics.merge(statistics).rows) == 1
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_an_empty_prediction_is_a_prediction_in_every_metric(name):
-    targets, _ = _examples(name, 6, 1)
+    targets, _ = examples_of(name, 6, 1)
     values = METRICS[name](targets, [""] * 6)
     assert values
     if name.endswith(("pearson_corrcoef", "spearman_corrcoef")):
@@ -347,7 +347,7 @@ def test_an_empty_prediction_is_a_prediction_in_every_metric(name):
 
 @pytest.mark.parametrize("name", METRICS)
 def test_every_metric_names_both_numbers_when_they_differ(name):
-    targets, predictions = _examples(name, 3, 0)
+    targets, predictions = examples_of(name, 3, 0)
     with pytest.raises(ValueError, match="3 targets but 2 predictions"):
         METRICS[name](targets, predictions[:2])
     with pytest.raises(ValueError, match="no targets"):
