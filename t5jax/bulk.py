@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,6 +17,7 @@ import numpy as np
 from t5jax.decoding.constraints import AllowedTokens
 from t5jax.decoding.controls import LogitsProcessor
 from t5jax.engine.buckets import ROW_BUCKETS, bucket
+from t5jax.engine.progress import bar
 from t5jax.engine.results import Generation
 from t5jax.host import replace
 from t5jax.knobs import Range, check_value, short
@@ -39,6 +40,7 @@ def generate_each(
     prefix_allowed_tokens_fn: AllowedTokens | None = None,
     assistant_model: Text2Text | None = None,
     on_batch: Callable[[Generation], None] = lambda result: None,
+    progress: bool = True,
     **options: Any,
 ) -> Iterator[Any]:
     """What `t5.generate` gives for each text, in order, as it is ready.
@@ -59,7 +61,8 @@ def generate_each(
       logits_processor, assistant_model: see `t5.generate`.
       prefix_allowed_tokens_fn: too; it gets the text's number among all.
       on_batch: called with what each batch gave, in the order of decoding.
-      options: see `GenerationOptions`.
+      progress: see `t5.generate`; time left is shown for texts whose number is known.
+      options: as of `t5.generate`.
 
     Raises:
       ValueError: an unknown option or a value out of range, before the first text is read.
@@ -80,7 +83,16 @@ def generate_each(
     out = bucket(settings.max_new_tokens + given, longest=t5.config.longest_output)
     beams = max(settings.num_beams, settings.num_return_sequences)
     bulk = _Bulk(t5, batch_size, batch_tokens, beams, out, allowed, {**more, **options}, on_batch)
-    return bulk.windows(iter(texts), window or BATCHES_AT_ONCE * batch_size)
+    results = bulk.windows(iter(texts), window or BATCHES_AT_ONCE * batch_size)
+    total = len(texts) if isinstance(texts, Sized) else None
+    return _counted(results, total, progress)
+
+
+def _counted(results: Iterator[Any], total: int | None, progress: bool) -> Iterator[Any]:
+    with bar("generate", total, progress) as shown:
+        for result in results:
+            yield result
+            shown.update()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +141,7 @@ class _Bulk:
             found = self.t5.generate_ids(
                 ids[filled],
                 batch_size=rows,
+                progress=False,
                 return_scores=False,
                 prefix_allowed_tokens_fn=self.allowed and numbered(self.allowed, before + filled),
                 **self.options,

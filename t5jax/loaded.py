@@ -19,9 +19,16 @@ from t5jax.formats.detect import write_checkpoint
 from t5jax.formats.placement import check_params, placed
 from t5jax.model.contract import ModelConfig, Params
 from t5jax.model.family import family_of
-from t5jax.model.parameters import from_serving, scheme_of
+from t5jax.model.parameters import (
+    abstract_params,
+    axis_sizes,
+    count_parameters,
+    from_serving,
+    scheme_of,
+)
 from t5jax.model.parameters import quantize as quantize_tree
 from t5jax.ops.quantized import Kind, Scheme, dequantize
+from t5jax.sizes import amount
 from t5jax.vocabulary import Vocabulary
 
 
@@ -81,6 +88,34 @@ class LoadedModel:
         self.mesh = sharding.mesh_of(mesh)
         params = placed(config, params, self.dtype, self.mesh)
         self.decoder = Decoder(family.serving(config, self.dtype), params, self.mesh)
+
+    def __repr__(self) -> str:
+        """Family, sizes, parameters, dtype, quantization, vocabulary and devices."""
+        config, family = self.config, family_of(self.config)
+        names = [name for name, known in family.variants.items() if known == config]
+        sizes = [f"{n} layers of the {name}" for name, n in family.depths(config).items() if n]
+        axes = axis_sizes(config)
+        sizes += [
+            f"{label} {axes[axis]}"
+            for axis, label in (("embed", "width"), ("heads", "heads"))
+            if axis in axes
+        ]
+        parameters = count_parameters(abstract_params(config))
+        vocabulary = "no vocabulary"
+        if self._vocabulary is not None:
+            vocabulary = f"{type(self._vocabulary).__name__} of {self._vocabulary.vocab_size} ids"
+        scheme, devices = self.quantization, self.decoder.devices
+        held = "not quantized"
+        if scheme is not None:
+            held = f"kernels in {scheme.kind}" + ("" if scheme.head else " but for the head")
+        spread = "" if self.mesh is None else f", mesh {dict(self.mesh.shape)}"
+        return (
+            f"{type(self).__name__}: {' '.join([family.name, *names[:1]])}\n"
+            f"  {', '.join(sizes)}; {parameters:,} parameters\n"
+            f"  {self.dtype.name}, {held}, {amount(self.nbytes)}\n"
+            f"  {vocabulary}\n"
+            f"  {len(devices)} device(s): {devices[0].device_kind}{spread}"
+        )
 
     @property
     def params(self) -> Params:

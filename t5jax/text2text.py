@@ -12,7 +12,7 @@ import numpy as np
 
 from t5jax.decoding.constraints import AllowedTokens
 from t5jax.decoding.controls import LogitsProcessor
-from t5jax.decoding.options import GenerationOptions
+from t5jax.decoding.options import GenerationOptions, with_options
 from t5jax.engine.arguments import (
     array_of_ids,
     by_length,
@@ -23,6 +23,7 @@ from t5jax.engine.arguments import (
 )
 from t5jax.engine.decoder import Decoder
 from t5jax.engine.encoded import Encoded
+from t5jax.engine.progress import bar
 from t5jax.engine.request import Request
 from t5jax.engine.results import Generation, gather
 from t5jax.loaded import LoadedModel
@@ -61,7 +62,9 @@ class Text2Text(LoadedModel):
         ids = self.text_ids(list_of_texts("inputs", inputs))
         return self.score_ids(ids, self.target_ids(targets), **options)
 
-    def score_ids(self, input_ids: Any, target_ids: Any, *, batch_size: int = 64) -> np.ndarray:
+    def score_ids(
+        self, input_ids: Any, target_ids: Any, *, batch_size: int = 64, progress: bool = True
+    ) -> np.ndarray:
         """int[B, S], int[B, T] (0 = padding) -> float32[B]: log p(target | input) in nats."""
         self._need_decoder()
         ids = array_of_ids("input_ids", input_ids, self.config)
@@ -72,12 +75,12 @@ class Text2Text(LoadedModel):
                 "target an input"
             )
         scores = np.zeros(len(ids), np.float32)
-        for rows, some in self._batches(ids, batch_size):
+        for rows, some in self._batches("score", ids, batch_size, progress):
             scores[rows] = self.decoder.score(some, self._trim(targets[rows]))
         return scores
 
     def score_each_ids(
-        self, input_ids: Any, target_ids: Any, *, batch_size: int = 64
+        self, input_ids: Any, target_ids: Any, *, batch_size: int = 64, progress: bool = True
     ) -> np.ndarray:
         """int[B, S], int[A, T] (0 = padding) -> float32[B, A]: log p of each target for each input.
 
@@ -87,11 +90,12 @@ class Text2Text(LoadedModel):
         ids = array_of_ids("input_ids", input_ids, self.config)
         targets = self._trim(array_of_ids("target_ids", target_ids, self.config))
         scores = np.zeros((len(ids), len(targets)), np.float32)
-        for rows, some in self._batches(ids, batch_size):
+        for rows, some in self._batches("score", ids, batch_size, progress):
             for i, target in enumerate(targets):
                 scores[rows, i] = self.decoder.score(some, np.tile(target, (len(rows), 1)))
         return scores
 
+    @with_options
     def generate(
         self,
         texts: str | Sequence[str] | Encoded,
@@ -101,9 +105,10 @@ class Text2Text(LoadedModel):
         logits_processor: LogitsProcessor | None = None,
         prefix_allowed_tokens_fn: AllowedTokens | None = None,
         assistant_model: Text2Text | None = None,
+        progress: bool = True,
         **options: Any,
     ) -> Any:
-        """Text for text; see `GenerationOptions` for `options`.
+        """Text for text.
 
         A string gives a string, a sequence (or `Encoded`) a list of strings; with
         `num_return_sequences=n > 1`, each string becomes a list of n.
@@ -124,6 +129,9 @@ class Text2Text(LoadedModel):
           assistant_model: a smaller model with the same vocabulary, which guesses ids ahead. The
             output is this model's own, up to rounding: sooner where guesses are often right, and
             few inputs are decoded at a time. Not with beams.
+          progress: whether to show progress after two seconds, where stderr is a terminal or a
+            notebook's.
+          options: see below.
         """
         single = isinstance(texts, str)
         result = self.generate_ids(
@@ -133,6 +141,7 @@ class Text2Text(LoadedModel):
             logits_processor=logits_processor,
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
             assistant_model=assistant_model,
+            progress=progress,
             return_scores=False,
             **options,
         )
@@ -147,6 +156,7 @@ class Text2Text(LoadedModel):
         ]
         return groups if result.ids.shape[1] > 1 else [group[0] for group in groups]
 
+    @with_options
     def generate_ids(
         self,
         input_ids: Any,
@@ -156,13 +166,13 @@ class Text2Text(LoadedModel):
         logits_processor: LogitsProcessor | None = None,
         prefix_allowed_tokens_fn: AllowedTokens | None = None,
         assistant_model: Text2Text | None = None,
+        progress: bool = True,
         return_scores: bool = True,
         return_token_scores: bool = False,
         return_cross_attention: bool = False,
         **options: Any,
     ) -> Generation:
-        """int[B, S] (0 = padding), or `Encoded`, -> `Generation`; for `options` see
-        `GenerationOptions`, for the other arguments `generate`.
+        """int[B, S] (0 = padding), or `Encoded`, -> `Generation`; arguments as of `generate`.
 
         Inputs go `batch_size` at a time, sorted by length. What an input gives does not depend on
         the others, but for rounding, which quantized on a CPU differs for one row and several.
@@ -188,7 +198,7 @@ class Text2Text(LoadedModel):
             return self.decoder.generate(ids, request)
         parts = [
             (rows, self.decoder.generate(some, request, rows))
-            for rows, some in self._batches(ids, batch_size)
+            for rows, some in self._batches("generate", ids, batch_size, progress)
         ]
         if not parts:
             return request.nothing()
@@ -201,6 +211,7 @@ class Text2Text(LoadedModel):
         weights = np.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, missing)])
         return dataclasses.replace(result, cross_attention=weights)
 
+    @with_options
     def stream(
         self,
         text: str | Encoded,
@@ -289,10 +300,14 @@ class Text2Text(LoadedModel):
             raise ValueError("the assistant_model must lie on the model's mesh; load it with that")
         return model.decoder
 
-    def _batches(self, ids: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, Encoded]]:
+    def _batches(
+        self, what: str, ids: np.ndarray, batch_size: int, progress: bool
+    ) -> Iterator[tuple[np.ndarray, Encoded]]:
         """int32[B, S] in batches of like length, encoded, each with its rows' numbers."""
-        for rows in by_length(ids != self.config.pad_token_id, batch_size):
-            yield rows, self.decoder.encode(self._trim(ids[rows]))
+        with bar(what, len(ids), progress) as shown:
+            for rows in by_length(ids != self.config.pad_token_id, batch_size):
+                yield rows, self.decoder.encode(self._trim(ids[rows]))
+                shown.update(len(rows))
 
     def text_ids(self, texts: str | Sequence[str]) -> np.ndarray:
         """Texts -> int32[B, S], each with its EOS, cut to `max_input_length`, padded with

@@ -83,3 +83,29 @@ def test_a_dimension_that_does_not_divide_is_named_with_the_sizes_that_fit(shape
 def test_dimensions_that_divide_or_are_not_cut_pass():
     axes = {"mlp": {"wi": PartitionSpec("layers", "embed", "mlp")}}
     sharding.check_divisible(shaped(3, 8, 12), axes, MESH)
+
+
+def test_a_mesh_may_lack_axes_and_be_sizes_by_axis():
+    mesh = jax.make_mesh((1,), ("tensor",))
+    found = sharding.mesh_of(mesh)
+    assert dict(found.shape) == {"tensor": 1} and sharding.batch_parts(found) == 1
+    assert sharding.sharding(found, "batch", "heads").spec == PartitionSpec(None, "tensor")
+    by_size = sharding.mesh_of({"tensor": 1})
+    assert dict(by_size.shape) == dict.fromkeys(sharding.AXES, 1)
+    assert sharding.mesh_of(None) is None
+
+
+@pytest.mark.parametrize(
+    ("mesh", "error", "words"),
+    [
+        ({"x": 1, "data": 1}, ValueError, "mesh has axes x; its axes must be among data, fsdp, "),
+        (jax.make_mesh((1,), ("model",)), ValueError, "mesh has axes model; its axes must"),
+        ({"data": 3}, ValueError, "mesh data=3, fsdp=1, tensor=1, sequence=1 does not fit"),
+        ({"data": "a"}, ValueError, "data='a' must be"),
+        ([2, 2], TypeError, "mesh=.* must be a jax.sharding.Mesh, or sizes by axis"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused_in_one_line(mesh, error, words):
+    with pytest.raises(error, match=words) as caught:
+        sharding.mesh_of(mesh)
+    assert "\n" not in str(caught.value)

@@ -310,6 +310,17 @@ def test_a_mesh_of_eight_devices_gives_what_one_gives(tmp_path, monkeypatch):
         assert parts(kernel.digits) == 4
 
 
+@pytest.mark.eight_devices
+@pytest.mark.parametrize("names", [("data",), ("tensor", "data"), ("fsdp", "sequence"), None])
+def test_a_mesh_with_some_of_the_axes_gives_what_one_device_gives(names):
+    sizes = (8,) if names and len(names) == 1 else (2, 4)
+    mesh = jax.make_mesh(sizes, names) if names else {"data": 4, "tensor": 2}
+    one, many = tiny_text2text(), tiny_text2text(mesh=mesh)
+    assert many.generate(TEXTS, max_new_tokens=7) == one.generate(TEXTS, max_new_tokens=7)
+    np.testing.assert_allclose(many.score(TEXTS, TEXTS), one.score(TEXTS, TEXTS), rtol=1e-4)
+    assert "8 device(s)" in repr(many)
+
+
 def test_editing_the_parameters_does_not_change_the_model():
     t5 = tiny_text2text()
     before = t5.logits([[5, 6, 1]], [[0, 7]])

@@ -78,6 +78,7 @@ class Generate(Generating):
                 window=batch if self.input == "-" else None,
                 **more,
                 on_batch=guesses.add,
+                progress=False,
                 **self.options,
             )
             for count, result in enumerate(results, 1):

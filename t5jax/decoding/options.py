@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from t5jax.decoding.option_values import (
     Answers,
@@ -17,7 +19,7 @@ from t5jax.decoding.option_values import (
     Sequences,
     Texts,
 )
-from t5jax.knobs import check_knobs, knob, nearest, short
+from t5jax.knobs import check_knobs, declared, knob, nearest, short
 
 if TYPE_CHECKING:
     from t5jax.decoding.samplers import Greedy, Sample
@@ -31,6 +33,8 @@ _ELSEWHERE = {
     "max_length": "give max_new_tokens, which does not count the start id: one less",
     "min_length": "give min_new_tokens, which does not count the start id: one less",
 }
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 # Scores divide by lengths to this power; a larger one leaves float32 no digits at any length.
 _POWER = 36
 
@@ -266,3 +270,16 @@ class GenerationOptions:
             eta_cutoff=self.eta_cutoff or None,
             keep=keep,
         )
+
+
+def with_options(function: Function) -> Function:
+    """Adds every option with its default, meaning and range to a function's docstring."""
+    lines = []
+    for field in dataclasses.fields(GenerationOptions):
+        within = declared(GenerationOptions)[field.name][1]
+        about = f"{field.name}={field.default!r}: {field.metadata['help']}"
+        about += f" ({within})" if within else ""
+        lines.append(textwrap.fill(about, 98, initial_indent="  ", subsequent_indent="    "))
+    options = "\n".join(["Options, where the checkpoint has no default of its own:", *lines])
+    function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{options}"
+    return function

@@ -73,6 +73,19 @@ def logical_axes(config: ModelConfig, *, serving: bool = False) -> Params:
     return unflatten_dict({path: row.axes(flat[parts[0]]) for path, row, parts in table}, sep="/")
 
 
+def axis_sizes(config: ModelConfig) -> dict[str, int]:
+    """The size of every logical axis of the training parameters, by name."""
+    leaves = zip(
+        jax.tree.leaves(abstract_params(config)), jax.tree.leaves(logical_axes(config)), strict=True
+    )
+    return {
+        name: size
+        for leaf, axes in leaves
+        for name, size in zip(axes, leaf.shape, strict=False)
+        if name is not None
+    }
+
+
 @functools.lru_cache(maxsize=16)
 def paths(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every training parameter by its path with layers apart."""

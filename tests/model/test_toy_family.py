@@ -106,15 +106,26 @@ def test_text_streams_is_scored_encoded_cast_quantized_and_saved(t5, tmp_path):
             t5.save(tmp_path / format, format=format)
 
 
-def test_lengths_stop_at_the_longest_position(t5):
-    longest = CONFIG.positions
-    assert t5.encode_ids(ids(3, 1, longest - 3)).hidden.shape[1] <= longest
-    with pytest.raises(ValueError, match=f"{longest + 1}.*{longest}"):
-        t5.encode_ids(ids(3, 1, longest + 1))
-    with pytest.raises(ValueError, match=f"max_new_tokens={longest + 1}.*{longest}"):
-        t5.generate("go", max_new_tokens=longest + 1)
-    # The default of max_new_tokens is 128, of such a model its positions.
-    assert t5.generate_ids(ids(3, 1, 5)).ids.shape[-1] <= longest
+def test_positions_end_where_the_model_says(params):
+    config = CONFIG.replace(positions=40)
+    table = params["token"]["positions"][:40]
+    tree = params | {"token": params["token"] | {"positions": table}}
+    t5 = t5jax.Text2Text(config, tree, ByteVocabulary())
+    assert t5.generation.max_new_tokens == 40
+    assert t5.encode_ids(ids(0, 2, 35)).hidden.shape[1] == 40
+    assert t5.generate_ids(ids(0, 1, 40), min_new_tokens=40).ids.shape == (1, 1, 40)
+    refused = [
+        (lambda: t5.encode_ids(ids(0, 1, 41)), "an input has 41 tokens; .* longest_input is 40"),
+        (lambda: t5.generate("x" * 40), "an input has 41 tokens; .* longest_input is 40"),
+        (lambda: t5.generate("x", max_new_tokens=41), "41 tokens; the .* longest_output is 40"),
+        (lambda: t5.generate("x", decoder_prefix="abc"), "max_new_tokens=40 .* of 43 tokens"),
+        (lambda: t5.score_ids(ids(0, 1, 3), ids(1, 1, 41)), "a target has 41 tokens"),
+        (lambda: t5.logits(ids(0, 1, 3), ids(1, 1, 41)), "a target has 41 tokens"),
+    ]
+    for call, words in refused:
+        with pytest.raises(ValueError, match=words) as caught:
+            call()
+        assert "\n" not in str(caught.value)
 
 
 def test_a_run_is_trained_checkpointed_resumed_and_evaluated(run, capsys):

@@ -1,0 +1,29 @@
+"""Progress of calls over many inputs, on stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+# From its own module: `tqdm` itself knows no notebooks.
+from tqdm.auto import tqdm
+
+# Seconds before a bar appears.
+DELAY = 2.0
+
+
+def bar(what: str, total: int | None, shown: bool) -> Any:
+    """A bar of `total` inputs, with the time left; used with `with` and `update(inputs)`.
+
+    It appears after two seconds, and goes when the work is done. Where stderr is neither a terminal
+    nor a notebook's, or `shown` is False, nothing appears.
+    """
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return tqdm(
+        desc=what,
+        total=total,
+        unit=" inputs",
+        delay=DELAY,
+        leave=False,
+        disable=not shown or not (terminal or "ipykernel" in sys.modules),
+    )
