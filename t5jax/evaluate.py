@@ -114,12 +114,16 @@ class Evaluation:
         self, each: seqio.Evaluator, t5: Text2Text, options: Mapping[str, Any]
     ) -> tuple[str, TaskResult]:
         (task,) = each.eval_tasks
-        inputs, targets = ids_of(each, task, t5.config.pad_token_id)
+        examples = examples_of(each, task)
+        if not examples:
+            raise ValueError(f"task {task.name}: the split to evaluate is empty")
+        inputs, targets = (
+            ids_of(examples, name, t5.config.pad_token_id) for name in ("inputs", "targets")
+        )
         scores = t5.score_ids(inputs, targets, batch_size=self.batch)
         generated = t5.generate_ids(inputs, batch_size=self.batch, **options)
         predicted, predicted_scores = generated.ids[:, 0], np.asarray(generated.scores)[:, 0]
 
-        examples = examples_of(each, task)
         texts = [text_of(example, "targets", self.vocabulary) for example in examples]
         written = [self.vocabulary.decode(ids.tolist()) for ids in predicted]
         expected = postprocessed(task, texts, examples, is_target=True)

@@ -72,11 +72,17 @@ def chunks_of(dataset: tf.data.Dataset, lengths: LengthsConfig) -> tf.data.Datas
     return dataset.map(convert).padded_batch(CHUNK)
 
 
-def usable_of(chunk: Mapping[str, np.ndarray]) -> tuple[list[Example], int, np.ndarray]:
-    """The chunk's usable examples, the number of unusable ones, and int[2] truncated sequences."""
+def usable_of(chunk: Mapping[str, np.ndarray], pad: int) -> tuple[list[Example], int, np.ndarray]:
+    """The chunk's usable examples, the number of unusable ones, and int[2] truncated sequences.
+
+    An example is unusable if its inputs or targets are empty or contain the padding id `pad`.
+    """
     sizes = chunk["sizes"]
-    tokens = np.stack([np.count_nonzero(chunk[k], axis=1) for k in ("inputs", "targets")], axis=1)
-    good = np.flatnonzero(((tokens == sizes) & (sizes > 0)).all(axis=1))
+    bad = (sizes == 0).any(axis=1)
+    for name, size in zip(FEATURES, sizes.T, strict=True):
+        within = np.arange(chunk[name].shape[1]) < size[:, None]
+        bad |= ((chunk[name] == pad) & within).any(axis=1)
+    good = np.flatnonzero(~bad)
     examples = [
         (chunk["inputs"][i, : sizes[i, 0]], chunk["targets"][i, : sizes[i, 1]]) for i in good
     ]
@@ -88,15 +94,18 @@ def check_ids(
     split: str,
     lengths: LengthsConfig,
     chunk: Mapping[str, np.ndarray],
-    vocabulary_size: int | None,
+    end: int | None,
 ) -> None:
-    """Raises ValueError for ids outside the vocabulary; an embedding lookup would not notice."""
+    """Raises ValueError for ids outside the vocabulary, or from `end` on.
+
+    An embedding lookup would not notice.
+    """
     for name in ("inputs", "targets"):
-        outside = (chunk[name] < 0) | (chunk[name] >= ids_end(task, name, vocabulary_size))
+        outside = (chunk[name] < 0) | (chunk[name] >= ids_end(task, name, end))
         if outside.any():
             row = int(outside.any(axis=1).argmax())
             example = {name: chunk[name][row] for name in ("inputs", "targets")}
-            wrong = wrong_ids(task, vocabulary_size)
+            wrong = wrong_ids(task, end)
             tell(task, split, dataclasses.asdict(lengths), wrong, example)
 
 

@@ -22,6 +22,7 @@ from jax.sharding import NamedSharding
 from t5jax.batch import Batch
 from t5jax.config import DataConfig
 from t5jax.data.chunks import FEATURES
+from t5jax.data.packing import SEQIO_IDS, ModelIds
 from t5jax.data.prefetch import Prefetcher
 from t5jax.data.sources import Source, State
 from t5jax.data.streams import open_streams
@@ -45,8 +46,9 @@ class TrainData:
     A mixture's tasks are sampled by their rates (a mixture's `sample_fn` is ignored). Each task has
     the whole of `config.shuffle_buffer`.
 
-    Examples with empty inputs or targets, or with an id 0, are dropped; a lone EOS is kept. Packing
-    puts whole examples side by side, as seqio does, but groups other examples into a row.
+    Examples whose inputs or targets are empty or contain the model's padding id are dropped; a lone
+    EOS is kept. Packing puts whole examples side by side, as seqio does, but groups other examples
+    into a row.
 
     Args:
       provider: the seqio task or mixture; its examples have `inputs` and `targets`.
@@ -57,7 +59,7 @@ class TrainData:
         resuming reads the batches since the last snapshot again.
       restore_from: a folder that `save` wrote, to resume from.
       owned: streams that this process reads; default: those that `sharding` needs, or all.
-      vocabulary_size: the model's; ids must be below it and the size of the task's vocabulary.
+      ids: the model's; a task's ids must be below `ids.end` and the size of its vocabulary.
 
     Attributes:
       index: the number of the next batch, from 0.
@@ -81,7 +83,7 @@ class TrainData:
         snapshot_every: int = 1000,
         restore_from: Path | None = None,
         owned: Sequence[int] | None = None,
-        vocabulary_size: int | None = None,
+        ids: ModelIds = SEQIO_IDS,
     ):
         _check(config, snapshot_every)
         self._config = config
@@ -102,7 +104,7 @@ class TrainData:
             packed=config.pack,
             seed=config.seed,
             buffer=config.shuffle_buffer,
-            vocabulary_size=vocabulary_size,
+            ids=ids,
         )
         self._facts = _facts(provider.name, config, found)
         self._lock = threading.Lock()

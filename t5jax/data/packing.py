@@ -4,13 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
 from t5jax.batch import Batch
 from t5jax.config import LengthsConfig
+from t5jax.model.contract import ModelConfig
 
-Example = tuple[np.ndarray, np.ndarray]  # inputs int32[n], targets int32[m]; n, m > 0 and no id 0
+# Inputs int32[n], targets int32[m]; n, m > 0, and no id is the model's padding.
+Example = tuple[np.ndarray, np.ndarray]
+
+
+class ModelIds(NamedTuple):
+    """The ids that rows for a model are made of.
+
+    Attributes:
+      end: one past the highest id; None: the vocabulary's size.
+      pad: padding.
+      start: the decoder's first input.
+    """
+
+    end: int | None = None
+    pad: int = 0
+    start: int = 0
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> ModelIds:
+        """The ids of a configuration."""
+        return cls(config.vocab_size, config.pad_token_id, config.decoder_start_token_id)
+
+
+# Padding and start as seqio has them.
+SEQIO_IDS = ModelIds()
 
 _WAITING = 32  # examples kept for the next call: more fill rows better, but change the order more
 
@@ -74,10 +100,10 @@ def pack(
     return placed, left
 
 
-def to_batch(rows: Sequence[Sequence[Example]], lengths: LengthsConfig) -> Batch:
+def to_batch(rows: Sequence[Sequence[Example]], lengths: LengthsConfig, ids: ModelIds) -> Batch:
     """A numpy Batch; row i holds the examples rows[i], which must fit into `lengths`."""
-    inputs = np.zeros((len(rows), lengths.inputs), np.int32)
-    targets = np.zeros((len(rows), lengths.targets), np.int32)
+    inputs = np.full((len(rows), lengths.inputs), ids.pad, np.int32)
+    targets = np.full((len(rows), lengths.targets), ids.pad, np.int32)
     inputs_segments = np.zeros_like(inputs)
     targets_segments = np.zeros_like(targets)
     for row, examples in enumerate(rows):
@@ -89,14 +115,15 @@ def to_batch(rows: Sequence[Sequence[Example]], lengths: LengthsConfig) -> Batch
             targets_segments[row, m : m + len(y)] = segment
             n += len(x)
             m += len(y)
-    within = targets_segments[:, 1:] == targets_segments[:, :-1]
-    shifted = np.zeros_like(targets)
-    shifted[:, 1:] = targets[:, :-1] * within
+    # An example's decoder inputs: the start id, then its targets but the last.
+    shifted = np.where(targets_segments > 0, ids.start, ids.pad).astype(np.int32)
+    within = (targets_segments[:, 1:] == targets_segments[:, :-1]) & (targets_segments[:, 1:] > 0)
+    shifted[:, 1:][within] = targets[:, :-1][within]
     return Batch(
         encoder_input_tokens=inputs,
         encoder_segment_ids=inputs_segments,
         decoder_input_tokens=shifted,
         decoder_target_tokens=targets,
         decoder_segment_ids=targets_segments,
-        decoder_loss_weights=(targets != 0).astype(np.float32),
+        decoder_loss_weights=(targets_segments > 0).astype(np.float32),
     )

@@ -26,7 +26,7 @@ from t5jax.data.chunks import (
     usable_of,
     whole_task,
 )
-from t5jax.data.packing import Example, Examples
+from t5jax.data.packing import Example, Examples, ModelIds
 from t5jax.tasks.faults import reading
 
 State = Mapping[str, np.ndarray]
@@ -74,7 +74,7 @@ def hold(
     split: str,
     lengths: LengthsConfig,
     most: int,
-    vocabulary_size: int | None = None,
+    ids: ModelIds,
 ) -> Held | None:
     """The task's examples in memory; None if there are more than `most`, or they are random.
 
@@ -82,7 +82,7 @@ def hold(
     later chunks is frozen as first drawn.
 
     Raises:
-      ValueError: an id outside the task's vocabulary, or not below `vocabulary_size`.
+      ValueError: an id outside the task's vocabulary or the model's.
     """
     stored = task.num_input_examples(split)
     if stored is not None and stored > most:
@@ -96,8 +96,8 @@ def hold(
             again is None or not all(np.array_equal(chunk[name], again[name]) for name in chunk)
         ):
             return None
-        check_ids(task, split, lengths, chunk, vocabulary_size)
-        usable, unusable, too_long = usable_of(chunk)
+        check_ids(task, split, lengths, chunk, ids.end)
+        usable, unusable, too_long = usable_of(chunk, ids.pad)
         examples += usable
         dropped += unusable
         cut += too_long
@@ -217,7 +217,7 @@ class ReadSource:
         buffer: int,
         threads: int,
         key: tuple[int, ...],
-        vocabulary_size: int | None = None,
+        ids: ModelIds,
     ):
         seed = int(uniform(1, *key, stream)[0] * 2**30)
         piece = noting_length(task).replace(
@@ -242,7 +242,7 @@ class ReadSource:
         self._task = task
         self._split = split
         self._lengths = lengths
-        self._vocabulary_size = vocabulary_size
+        self._ids = ids
         self._streams = streams
         self._iterator = iter(dataset.with_options(options))
         self._chunk: Sequence[Example] = ()
@@ -266,15 +266,15 @@ class ReadSource:
                     f"data.streams={self._streams}; use fewer streams"
                 )
             chunk = {name: tensor.numpy() for name, tensor in tensors.items()}
-            check_ids(self._task, self._split, self._lengths, chunk, self._vocabulary_size)
-            examples, unusable, too_long = usable_of(chunk)
+            check_ids(self._task, self._split, self._lengths, chunk, self._ids.end)
+            examples, unusable, too_long = usable_of(chunk, self._ids.pad)
             self.dropped += unusable
             self.cut = self.cut + too_long
             if examples:
                 return examples
         raise ValueError(
             f"task {self._task.name} gave {HOPELESS * CHUNK} examples in a row with empty inputs "
-            "or targets, or with an id 0 in them; see what its preprocessors make"
+            f"or targets, or with an id {self._ids.pad} in them; see what its preprocessors make"
         )
 
     def state(self) -> State:

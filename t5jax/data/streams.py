@@ -12,7 +12,7 @@ import seqio
 
 from t5jax.batch import Batch
 from t5jax.config import LengthsConfig
-from t5jax.data.packing import Example, Examples, pack, to_batch
+from t5jax.data.packing import Example, Examples, ModelIds, pack, to_batch
 from t5jax.data.sources import HeldSource, ReadSource, Source, State, check_source, hold, uniform
 from t5jax.tasks.faults import check_features, reading
 
@@ -78,6 +78,7 @@ class Stream:
         rows: int,
         lengths: LengthsConfig,
         packed: bool,
+        ids: ModelIds,
         key: tuple[int, ...],
     ):
         self.sources = sources
@@ -85,6 +86,7 @@ class Stream:
         self._rows = rows
         self._lengths = lengths
         self._packed = packed
+        self._ids = ids
         self._key = key
         self._taken = 0
         self._choices: Sequence[int] = ()
@@ -103,13 +105,13 @@ class Stream:
     def read(self) -> Batch:
         """The next rows, as a numpy Batch."""
         if not self._packed:
-            return to_batch([[self._take()] for _ in range(self._rows)], self._lengths)
+            return to_batch([[self._take()] for _ in range(self._rows)], self._lengths, self._ids)
         rows: list[list[Example]] = []
         while len(rows) < self._rows:
             count = min(_OPEN_ROWS, self._rows - len(rows))
             filled, self._waiting = pack(self._waiting, self._take, count, self._lengths)
             rows += filled
-        return to_batch(rows, self._lengths)
+        return to_batch(rows, self._lengths, self._ids)
 
     def state(self) -> State:
         """The position, for `restore`."""
@@ -146,7 +148,7 @@ def open_streams(
     packed: bool,
     seed: int,
     buffer: int,
-    vocabulary_size: int | None = None,
+    ids: ModelIds,
 ) -> tuple[dict[int, Stream], dict[str, str]]:
     """The owned streams, at their beginning.
 
@@ -162,7 +164,7 @@ def open_streams(
     for index, task in enumerate(tasks):
         key = (seed, 1 + index)
         with reading(task, split, dataclasses.asdict(lengths)):
-            held = hold(task, split, lengths, buffer, vocabulary_size)
+            held = hold(task, split, lengths, buffer, ids)
         if held is not None:
             makers.append(functools.partial(HeldSource, held, streams=streams, key=key))
             found[task.name] = held.fingerprint
@@ -178,7 +180,7 @@ def open_streams(
                     buffer=max(1, buffer // streams),
                     threads=max(1, (os.cpu_count() or 1) // len(owned)),
                     key=key,
-                    vocabulary_size=vocabulary_size,
+                    ids=ids,
                 )
             )
             found[task.name] = "read as it goes"
@@ -189,6 +191,7 @@ def open_streams(
             rows=rows,
             lengths=lengths,
             packed=packed,
+            ids=ids,
             key=(seed, 0, stream),
         )
         for stream in owned

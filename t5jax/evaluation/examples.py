@@ -78,21 +78,13 @@ def examples_of(each: seqio.Evaluator, task: seqio.Task) -> list[dict[str, Any]]
     return list(each.cached_task_datasets[task.name].as_numpy_iterator())
 
 
-def ids_of(each: seqio.Evaluator, task: seqio.Task, pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs int[N, S] and targets int[N, T], padded with the model's `pad`.
-
-    Raises:
-      ValueError: there are no examples.
-    """
-    rows = [row for _, row in each.cached_model_datasets[task.name].as_numpy_iterator()]
-    if not rows:
-        raise ValueError(f"task {task.name}: the split to evaluate is empty")
-    inputs, targets = (
-        np.stack([row[name] for row in rows])
-        for name in ("encoder_input_tokens", "decoder_target_tokens")
-    )
-    # seqio pads with 0.
-    return np.where(inputs == 0, pad, inputs), np.where(targets == 0, pad, targets)
+def ids_of(examples: Sequence[Mapping[str, Any]], name: str, pad: int) -> np.ndarray:
+    """A feature of N examples as int32[N, T], padded with the model's `pad`."""
+    rows = [example[name] for example in examples]
+    out = np.full((len(rows), max(map(len, rows))), pad, np.int32)
+    for row, ids in zip(out, rows, strict=True):
+        row[: len(ids)] = ids
+    return out
 
 
 def text_of(example: Mapping[str, Any], name: str, vocabulary: Vocabulary) -> str:

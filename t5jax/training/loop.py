@@ -20,6 +20,7 @@ from t5jax import host, run_folder, sharding
 from t5jax.compile_cache import keep_compiled_programs
 from t5jax.config import RunConfig
 from t5jax.data import TrainData
+from t5jax.data.packing import ModelIds
 from t5jax.evaluate import write_results
 from t5jax.model.family import family_of
 from t5jax.model.parameters import abstract_params, count_parameters, logical_axes, stack
@@ -127,7 +128,7 @@ class Run:
             sharding=rows,
             snapshot_every=training.save_every or SNAPSHOT_EVERY,
             restore_from=position,
-            vocabulary_size=config.model.vocab_size,
+            ids=ModelIds.of(config.model),
         )
         self.report = Report(
             run_dir,

@@ -22,7 +22,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from t5jax.config import DataConfig, LengthsConfig
 from t5jax.data import TrainData
 from t5jax.data.loader import readers_of
-from t5jax.data.packing import Examples, pack, to_batch
+from t5jax.data.packing import SEQIO_IDS, Examples, ModelIds, pack, to_batch
 from t5jax.data.prefetch import Prefetcher
 from tests.support.devices import environment
 
@@ -204,12 +204,36 @@ def test_packing_carries_over_what_fitted_nowhere_and_loses_nothing():
     for _ in range(20):
         rows, waiting = pack(waiting, lambda: next(stream), 4, LENGTHS)
         assert all(rows)
-        to_batch(rows, LENGTHS)  # would fail if a row were too long
+        to_batch(rows, LENGTHS, SEQIO_IDS)  # would fail if a row were too long
         seen += [int(x[0]) for row in rows for x, _ in row]
         waited.update(int(x[0]) for x, _ in waiting)
     taken = 400 - len(list(stream))
     assert sorted(seen + [int(x[0]) for x, _ in waiting]) == list(range(1, taken + 1))
     assert max(waited.values()) <= 32
+
+
+def test_rows_are_made_of_the_models_special_ids():
+    """Padding and start of the model's own; an id 0 is one like any other."""
+    rows = [[(np.array([5, 0]), np.array([7, 8])), (np.array([6]), np.array([0, 9]))], []]
+    batch = to_batch(rows, LengthsConfig(inputs=4, targets=5), ModelIds(pad=1, start=3))
+    assert batch.encoder_input_tokens.tolist() == [[5, 0, 6, 1], [1, 1, 1, 1]]
+    assert batch.encoder_segment_ids.tolist() == [[1, 1, 2, 0], [0, 0, 0, 0]]
+    assert batch.decoder_target_tokens.tolist() == [[7, 8, 0, 9, 1], [1, 1, 1, 1, 1]]
+    assert batch.decoder_input_tokens.tolist() == [[3, 7, 3, 0, 1], [1, 1, 1, 1, 1]]
+    assert batch.decoder_loss_weights.tolist() == [[1, 1, 1, 1, 0], [0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("buffer", [100, 4])
+def test_examples_with_the_models_padding_id_are_left_out(buffer):
+    texts = [("ab", "c"), ("axb", "c"), ("ab", "cx")] * 8
+    config = replace(HELD, shuffle_buffer=buffer)
+    ids = ModelIds(pad=ord("x") + 3, start=2)
+    with TrainData(text_task("padding_inside", texts), config, ids=ids) as data:
+        batch = next(data)
+        assert data.dropped["padding_inside"] > 0
+    assert not (batch.encoder_input_tokens[batch.encoder_segment_ids > 0] == ids.pad).any()
+    assert not (batch.decoder_target_tokens[batch.decoder_segment_ids > 0] == ids.pad).any()
+    assert (batch.encoder_input_tokens[batch.encoder_segment_ids == 0] == ids.pad).all()
 
 
 # Order

@@ -12,6 +12,7 @@ import yaml
 from t5jax.cli import main
 from t5jax.config import DataConfig, LengthsConfig
 from t5jax.data import TrainData
+from t5jax.data.packing import ModelIds
 from t5jax.evaluate import Evaluation
 from t5jax.tasks import faults, registry
 from t5jax.tasks.metrics import exact_match
@@ -119,7 +120,7 @@ def trained(name: str, *, buffer: int = 1000, vocabulary_size: int | None = None
     provider = registry.with_vocabulary(name, BYTES)
 
     def train() -> None:
-        with TrainData(provider, config, vocabulary_size=vocabulary_size) as data:
+        with TrainData(provider, config, ids=ModelIds(vocabulary_size)) as data:
             for _ in range(20):
                 next(data)
 
