@@ -130,10 +130,8 @@ class Evaluation:
         answers = postprocessed(task, written, examples)
         sources = [text_of(example, "inputs", self.vocabulary) for example in examples]
         columns = zip(sources, texts, written, scores.tolist(), strict=True)
-        predictions: list[dict[str, Any]] = [
-            dict(zip(("inputs", "targets", "prediction", "target_score"), row, strict=True))
-            for row in columns
-        ]
+        names = ("inputs", "targets", "prediction", "target_score")
+        predictions = [dict[str, Any](zip(names, row, strict=True)) for row in columns]
         _add_changed(predictions, "targets", "expected", expected)
         _add_changed(predictions, "prediction", "answer", answers)
 

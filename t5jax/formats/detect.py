@@ -72,14 +72,7 @@ def open_checkpoint(
             f"(Hugging Face), no {t5x.FILE!r} (T5X)"
         )
     if vocabulary is not None:
-        if not isinstance(vocabulary, Vocabulary):
-            if not isinstance(vocabulary, str | os.PathLike):
-                raise TypeError(
-                    f"vocabulary={short(vocabulary)} must be 'bytes', a file, a folder, or a "
-                    "Vocabulary"
-                )
-            vocabulary = make_vocabulary(vocabulary)
-        about = dataclasses.replace(checkpoint.about, vocabulary=vocabulary)
+        about = dataclasses.replace(checkpoint.about, vocabulary=_vocabulary(vocabulary))
         checkpoint = dataclasses.replace(checkpoint, about=about)
     about = checkpoint.about
     if about.limit is not None and about.limit > about.config.vocab_size:
@@ -88,6 +81,16 @@ def open_checkpoint(
             f"{about.config.vocab_size} rows; they do not belong together"
         )
     return checkpoint
+
+
+def _vocabulary(given: str | Path | Vocabulary) -> Vocabulary:
+    if isinstance(given, Vocabulary):
+        return given
+    if not isinstance(given, str | os.PathLike):
+        raise TypeError(
+            f"vocabulary={short(given)} must be 'bytes', a file, a folder, or a Vocabulary"
+        )
+    return make_vocabulary(given)
 
 
 def _patterns(allow: str | Iterable[str]) -> tuple[str, ...]:

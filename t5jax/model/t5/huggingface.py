@@ -210,14 +210,7 @@ def read_config(
                 f"{file}: architecture {name} is not supported; supported are the models "
                 "ForConditionalGeneration and EncoderModel"
             )
-    defaults = MODEL_TYPES[model_type]
-    fields: dict[str, Any] = {
-        name: content[name] if content.get(name) is not None else defaults[name]
-        for name in defaults
-    }
-    fields["num_decoder_layers"] = said.num_decoder_layers or fields["num_layers"]
-    if isinstance(fields["eos_token_id"], list):
-        fields["eos_token_id"] = next(iter(fields["eos_token_id"]), defaults["eos_token_id"])
+    fields = _fields(content, MODEL_TYPES[model_type])
     if start is not None:
         fields["decoder_start_token_id"] = start
     fields["feed_forward_proj"] = _mlp(said, fields["feed_forward_proj"], file)
@@ -243,6 +236,18 @@ def read_config(
     if _HEAD not in weights and own_head:
         raise ValueError(f"{folder}: {_HEAD} is missing; config.json says the head is its own")
     return config
+
+
+def _fields(content: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that config.json has by our names; `defaults` where it is silent."""
+    fields = {
+        name: default if content.get(name) is None else content[name]
+        for name, default in defaults.items()
+    }
+    fields["num_decoder_layers"] = content.get("num_decoder_layers") or fields["num_layers"]
+    if isinstance(fields["eos_token_id"], list):
+        fields["eos_token_id"] = next(iter(fields["eos_token_id"]), defaults["eos_token_id"])
+    return fields
 
 
 def _own_head(weights: Tensors, tied: bool) -> bool:
