@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from t5jax import sharding
 from t5jax.decoding.options import GenerationOptions
 from t5jax.engine.arguments import dtype_of, need_type
-from t5jax.engine.decoder import Decoder
+from t5jax.engine.decoder import BatchDecoder
 from t5jax.formats.checkpoint import About, InMemory, tensors_of
 from t5jax.formats.detect import write_checkpoint
 from t5jax.formats.placement import check_params, placed
@@ -27,7 +27,7 @@ from t5jax.model.parameters import (
     scheme_of,
 )
 from t5jax.model.parameters import quantize as quantize_tree
-from t5jax.ops.quantized import Kind, Scheme, dequantize
+from t5jax.ops.quantized import QuantizedKind, Scheme, dequantize
 from t5jax.sizes import amount
 from t5jax.vocabulary import Vocabulary
 
@@ -87,7 +87,7 @@ class LoadedModel:
         self.max_input_length = max_input_length
         self.mesh = sharding.mesh_of(mesh)
         params = placed(config, params, self.dtype, self.mesh)
-        self.decoder = Decoder(family.serving(config, self.dtype), params, self.mesh)
+        self.decoder = BatchDecoder(family.serving(config, self.dtype), params, self.mesh)
 
     def __repr__(self) -> str:
         """Family, sizes, parameters, dtype, quantization, vocabulary and devices."""
@@ -156,7 +156,7 @@ class LoadedModel:
         """
         return self._with(self.decoder.params, dtype)
 
-    def quantize(self, kind: Kind, *, head: bool = True) -> Self:
+    def quantize(self, kind: QuantizedKind, *, head: bool = True) -> Self:
         """A new model with kernels in "int8" or "int4".
 
         Of a float32 model it generates what `load(…, quantize=kind, quantize_head=head)` would.

@@ -13,7 +13,7 @@ from t5jax.compile_cache import keep_compiled_programs
 from t5jax.engine.arguments import dtype_of
 from t5jax.formats import generation_defaults
 from t5jax.formats.detect import open_checkpoint, report_assumed
-from t5jax.ops.quantized import Kind, Scheme
+from t5jax.ops.quantized import QuantizedKind, Scheme
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import Vocabulary
 
@@ -25,7 +25,7 @@ def load(
     *,
     vocabulary: str | Path | Vocabulary | None = None,
     allow: str | Iterable[str] = (),
-    quantize: Kind | None = None,
+    quantize: QuantizedKind | None = None,
     quantize_head: bool = True,
     **changes: Any,
 ) -> Text2Text:

@@ -19,13 +19,13 @@ from t5jax.config import MeshConfig
 from t5jax.knobs import short
 
 AXES = ("data", "fsdp", "tensor", "sequence")
-BATCH = ("data", "fsdp")  # axes that cut a batch's rows
+BATCH_AXES = ("data", "fsdp")  # axes that cut a batch's rows
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 # A mesh axis cuts at most one dimension of a tensor, the first rule that asks for it wins: so
 # `embed` is cut over fsdp in parameters, and whole in activations, whose batch has taken fsdp.
 RULES: Rules = (
-    ("batch", BATCH),
+    ("batch", BATCH_AXES),
     ("length", "sequence"),
     ("vocab", "tensor"),
     ("heads", "tensor"),
@@ -88,7 +88,7 @@ def mesh_of(value: Mesh | Mapping[str, int] | None) -> Mesh | None:
 
 def batch_parts(mesh: Mesh | None) -> int:
     """In how many parts a mesh cuts a batch's rows."""
-    return 1 if mesh is None else math.prod(mesh.shape.get(name, 1) for name in BATCH)
+    return 1 if mesh is None else math.prod(mesh.shape.get(name, 1) for name in BATCH_AXES)
 
 
 def rules_of(mesh: Mesh) -> Rules:

@@ -21,7 +21,7 @@ from t5jax.engine.arguments import (
     padded,
     trimmed,
 )
-from t5jax.engine.decoder import Decoder
+from t5jax.engine.decoder import BatchDecoder
 from t5jax.engine.encoded import Encoded
 from t5jax.engine.progress import bar
 from t5jax.engine.request import Request
@@ -286,7 +286,7 @@ class Text2Text(LoadedModel):
         self.decoder.check_fits(request, rows=1, inputs=1, length=length)
         return request
 
-    def _assistant(self, model: Text2Text) -> Decoder:
+    def _assistant(self, model: Text2Text) -> BatchDecoder:
         """An assistant's decoder; ValueError where it cannot assist."""
         need_type("assistant_model", model, Text2Text, "a Text2Text, as load gives it")
         model._need_decoder()

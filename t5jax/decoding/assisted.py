@@ -31,7 +31,7 @@ class Guessing:
     guesses in them that were what the model chose.
     """
 
-    state: loop.State
+    state: loop.LoopState
     cache: Any
     rounds: jax.Array
     right: jax.Array
@@ -117,8 +117,8 @@ def _guess(
 
 
 def _follow(
-    state: loop.State, logits: jax.Array, guessed: jax.Array, controls: Controls
-) -> tuple[loop.State, jax.Array]:
+    state: loop.LoopState, logits: jax.Array, guessed: jax.Array, controls: Controls
+) -> tuple[loop.LoopState, jax.Array]:
     """The state after the model's ids as far as they are the guesses, and one id more.
 
     Args:

@@ -117,11 +117,8 @@ def make_processors(
     if options.sequence_bias:
         out.append(SequenceBias.of(options.sequence_bias))
     if options.encoder_repetition_penalty != 1.0:
-        present = np.zeros((len(inputs), ids.vocab), bool)
-        present[np.nonzero(mask)[0], inputs[mask]] = True
-        out.append(
-            EncoderRepetitionPenalty(np.float32(options.encoder_repetition_penalty), present)
-        )
+        penalty = np.float32(options.encoder_repetition_penalty)
+        out.append(EncoderRepetitionPenalty.of(penalty, inputs, mask, ids.vocab))
     if options.repetition_penalty != 1.0:
         out.append(RepetitionPenalty(np.float32(options.repetition_penalty), ids.vocab))
     if options.no_repeat_ngram_size:

@@ -47,7 +47,7 @@ class Decoded:
 
 
 @flax.struct.dataclass
-class State:
+class LoopState:
     """What one step hands to the next.
 
     `ids` int32[R, 1 + T] begins with the start id; -1 where nothing is yet. `done` bool[R].
@@ -64,14 +64,14 @@ class State:
     stop: Any
     cache: Any
 
-    def extend(self, length: int) -> State:
+    def extend(self, length: int) -> LoopState:
         """With room for `length` ids."""
         more = 1 + length - self.ids.shape[1]
         ids = jnp.pad(self.ids, ((0, 0), (0, more)), constant_values=-1)
         return dataclasses.replace(self, ids=ids, cache=self.cache.extend(length))
 
 
-def begin(cache: Any, done: jax.Array, controls: Controls, length: int) -> State:
+def begin(cache: Any, done: jax.Array, controls: Controls, length: int) -> LoopState:
     """The state before the first step.
 
     Args:
@@ -82,7 +82,7 @@ def begin(cache: Any, done: jax.Array, controls: Controls, length: int) -> State
     """
     rows, start = len(done), controls.ids.start
     tokens = jnp.full(rows, start, jnp.int32)
-    return State(
+    return LoopState(
         index=jnp.int32(0),
         ids=jnp.full((rows, 1 + length), -1, jnp.int32).at[:, 0].set(start),
         done=done,
@@ -94,7 +94,7 @@ def begin(cache: Any, done: jax.Array, controls: Controls, length: int) -> State
     )
 
 
-def advance(state: State, network: BoundNetwork, controls: Controls) -> State:
+def advance(state: LoopState, network: BoundNetwork, controls: Controls) -> LoopState:
     """One more id a row; rows that are done get padding."""
     ids, index = controls.ids, state.index
     scores: Any = state.scores
@@ -121,7 +121,7 @@ def advance(state: State, network: BoundNetwork, controls: Controls) -> State:
     ended = jnp.isin(chosen, jnp.asarray(ids.eos)) | stopped
     # Both have one entry where no row has a prefix.
     last = context.remaining <= 1
-    return State(
+    return LoopState(
         index=index + 1,
         ids=jax.lax.dynamic_update_slice(state.ids, tokens[:, None], (0, index + 1)),
         done=state.done | (decided & (ended | last)),
@@ -134,12 +134,12 @@ def advance(state: State, network: BoundNetwork, controls: Controls) -> State:
 
 
 def decode(
-    state: State,
+    state: LoopState,
     network: BoundNetwork,
     controls: Controls,
     block: int,
     until: jax.Array | None = None,
-) -> State:
+) -> LoopState:
     """Decodes until all rows have ended, with `max_new_tokens` at the latest, or room is used up.
 
     Args:
@@ -154,7 +154,7 @@ def decode(
     return run(state, lambda s: advance(s, network, controls), room, block)
 
 
-def finish(state: State, controls: Controls) -> Decoded:
+def finish(state: LoopState, controls: Controls) -> Decoded:
     """What has been decoded."""
     return Decoded(finish_ids(state.ids, controls.ids.pad), state.scores, state.lengths)
 

@@ -31,7 +31,7 @@ def _id(value: Any) -> int:
     return found
 
 
-def ids(value: Any) -> Ids:
+def ids(value: Any) -> IdList:
     """One id or several."""
     try:
         return (_id(value),)
@@ -65,7 +65,7 @@ def texts(value: Any) -> Texts:
 def answers(value: Any) -> Answers:
     """One text, or texts and sequences of ids; an answer may be empty."""
 
-    def answer(value: Any) -> str | Ids:
+    def answer(value: Any) -> str | IdList:
         if not isinstance(value, str):
             return ids(value)
         value.encode()
@@ -109,7 +109,7 @@ def phrases(value: Any) -> Phrases:
     return tuple(dict.fromkeys(map(phrase, _several(value))))
 
 
-def _ids_of(text: str) -> Ids:
+def _ids_of(text: str) -> IdList:
     return tuple(int(word) for word in text.split(","))
 
 
@@ -119,7 +119,7 @@ def _decay_of(text: str) -> Any:
     )
 
 
-def _bias_of(text: str) -> tuple[Ids, float]:
+def _bias_of(text: str) -> tuple[IdList, float]:
     sequence, bias = text.split("=")
     return _ids_of(sequence), float(bias)
 
@@ -131,7 +131,7 @@ def _phrase_of(text: str) -> Phrase:
 _IDS = "whole numbers from 0"
 _STOPPING: dict[str, EarlyStopping] = {"true": True, "false": False, "never": "never"}
 
-Ids = Annotated[tuple[int, ...], Kind(ids, f"ids: {_IDS}", _ids_of, "IDS")]
+IdList = Annotated[tuple[int, ...], Kind(ids, f"ids: {_IDS}", _ids_of, "IDS")]
 EarlyStopping = Annotated[
     Literal[True, False, "never"],
     Kind(early_stopping, "true, false or never", early_stopping, "true|false|never"),

@@ -14,7 +14,7 @@ from t5jax.decoding.option_values import (
     Biases,
     Decay,
     EarlyStopping,
-    Ids,
+    IdList,
     Phrases,
     Sequences,
     Texts,
@@ -121,8 +121,8 @@ class GenerationOptions:
         0, "no n-gram of this size of the input; 0: any", least=0
     )
     bad_words_ids: Sequences = knob((), "sequences of ids that must not be generated")
-    suppress_tokens: Ids = knob((), "ids that must not be generated")
-    begin_suppress_tokens: Ids = knob((), "ids that must not come first")
+    suppress_tokens: IdList = knob((), "ids that must not be generated")
+    begin_suppress_tokens: IdList = knob((), "ids that must not come first")
     sequence_bias: Biases = knob(
         (), "sequences of ids with what is added to the logit of the last after the others"
     )
@@ -130,8 +130,8 @@ class GenerationOptions:
         None, "start and factor: from that many tokens on, EOS is likelier by the factor's powers"
     )
     forced_bos_token_id: int | None = knob(None, "the first id", least=0)
-    forced_eos_token_id: Ids = knob((), "the id, or ids, to end with at max_new_tokens")
-    eos_token_id: Ids = knob((), "ids that end an output, in place of the model's EOS")
+    forced_eos_token_id: IdList = knob((), "the id, or ids, to end with at max_new_tokens")
+    eos_token_id: IdList = knob((), "ids that end an output, in place of the model's EOS")
     stop_strings: Texts = knob((), "texts that end an output once they are in it")
     force_words_ids: Phrases = knob(
         (), "beams: phrases that every output holds; of alternatives of a phrase, one"

@@ -134,6 +134,15 @@ class EncoderRepetitionPenalty(Processor):
     penalty: Any
     present: Any
 
+    @classmethod
+    def of(
+        cls, penalty: Any, inputs: np.ndarray, mask: np.ndarray, vocab: int
+    ) -> EncoderRepetitionPenalty:
+        """From inputs int32[B, S] and their mask bool[B, S], False at padding."""
+        present = np.zeros((len(inputs), vocab), bool)
+        present[np.nonzero(mask)[0], inputs[mask]] = True
+        return cls(penalty, present)
+
     def __call__(self, logits: jax.Array, context: Context, state: Any) -> jax.Array:
         present = jnp.repeat(self.present, len(logits) // len(self.present), axis=0)
         return jnp.where(present, penalize(logits, 1.0 / self.penalty), logits)

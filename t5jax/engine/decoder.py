@@ -1,4 +1,4 @@
-"""`Decoder`: encodes and decodes batches with programs of few shapes."""
+"""`BatchDecoder`: encodes and decodes batches with programs of few shapes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SHORTLIST_SIZE = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoder:
+class BatchDecoder:
     """A serving network with its parameters, on one device or a mesh."""
 
     network: Network

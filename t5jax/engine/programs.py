@@ -91,7 +91,7 @@ class Job:
 class Begun:
     """What a program of decoding leaves to the next, which has more room.
 
-    `cross_kv`: the cross-attention's keys and values. `state`: `loop.State` or `beam.BeamState`.
+    `cross_kv`: the cross-attention's keys and values. `state`: `LoopState` or `BeamState`.
     """
 
     cross_kv: Any
@@ -145,19 +145,19 @@ def _begin(model: Network, params: Params, job: Job, room: int) -> Begun:
 
 
 @functools.partial(jax.jit, static_argnames="room")
-def extend(state: loop.State, room: int) -> loop.State:
+def extend(state: loop.LoopState, room: int) -> loop.LoopState:
     """The state with room for `room` ids."""
     return state.extend(room)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "steps"), donate_argnames="state")
 def advance(
-    model: Network, params: Params, job: Job, cross_kv: Any, state: loop.State, *, steps: int
-) -> loop.State:
+    model: Network, params: Params, job: Job, cross_kv: Any, state: loop.LoopState, *, steps: int
+) -> loop.LoopState:
     """`steps` more ids a row; the state given is used up."""
     network = _bind(model, params, cross_kv, job.mask)
 
-    def one(state: loop.State, _: None) -> tuple[loop.State, None]:
+    def one(state: loop.LoopState, _: None) -> tuple[loop.LoopState, None]:
         return loop.advance(state, network, job.controls), None
 
     if steps == 1:

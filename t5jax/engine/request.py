@@ -30,7 +30,7 @@ from t5jax.vocabulary import Vocabulary
 from t5jax.vocabulary.texts import token_texts
 
 if TYPE_CHECKING:
-    from t5jax.engine.decoder import Decoder
+    from t5jax.engine.decoder import BatchDecoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Request:
     stop: StopStrings | None
     function: LogitsProcessor | None
     allowed: AllowedTokens | None
-    assistant: Decoder | None
+    assistant: BatchDecoder | None
     scores: bool
     token_scores: bool
     cross_attention: bool
@@ -77,7 +77,7 @@ class Request:
         decoder_prefix: Any = None,
         logits_processor: LogitsProcessor | None = None,
         prefix_allowed_tokens_fn: AllowedTokens | None = None,
-        assistant: Decoder | None = None,
+        assistant: BatchDecoder | None = None,
         scores: bool = True,
         token_scores: bool = False,
         cross_attention: bool = False,
@@ -100,20 +100,7 @@ class Request:
         if options.stop_strings and vocabulary is not None:
             stop = StopStrings.of(options.stop_strings, token_texts(vocabulary))
         prefixes = _prefixes(decoder_prefix, inputs, config, vocabulary)
-        first = given.get("forced_bos_token_id")
-        if first is not None and any(prefixes):
-            raise ValueError(
-                f"forced_bos_token_id={first} and decoder_prefix both say what an output begins "
-                "with; give one of them"
-            )
-        longest = config.longest_output
-        total = options.max_new_tokens + max(map(len, prefixes), default=0)
-        if longest is not None and total > longest:
-            more = "" if total == options.max_new_tokens else ", decoder_prefix counted"
-            raise ValueError(
-                f"max_new_tokens={options.max_new_tokens} makes outputs of {total} tokens{more}; "
-                f"the model's longest_output is {longest}"
-            )
+        _check_prefixes(prefixes, options, given, config)
         return cls(
             options=options,
             ids=SpecialIds(
@@ -124,7 +111,7 @@ class Request:
                 vocab=config.vocab_size,
             ),
             inputs=inputs,
-            longest=longest,
+            longest=config.longest_output,
             prefixes=prefixes,
             answers=_answers(options, vocabulary, eos, stop),
             stop=stop,
@@ -217,7 +204,7 @@ class Request:
 
 
 def _check_assistant(
-    options: GenerationOptions, given: Mapping[str, Any], assistant: Decoder | None
+    options: GenerationOptions, given: Mapping[str, Any], assistant: BatchDecoder | None
 ) -> None:
     if assistant is None:
         if (count := given.get("num_assistant_tokens")) is not None:
@@ -346,3 +333,25 @@ def _prefixes(
             ids.pop()
         rows.append(ids)
     return rows
+
+
+def _check_prefixes(
+    prefixes: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    given: Mapping[str, Any],
+    config: ModelConfig,
+) -> None:
+    first = given.get("forced_bos_token_id")
+    if first is not None and any(prefixes):
+        raise ValueError(
+            f"forced_bos_token_id={first} and decoder_prefix both say what an output begins "
+            "with; give one of them"
+        )
+    longest, most = config.longest_output, options.max_new_tokens
+    total = most + max(map(len, prefixes), default=0)
+    if longest is not None and total > longest:
+        more = "" if total == most else ", decoder_prefix counted"
+        raise ValueError(
+            f"max_new_tokens={most} makes outputs of {total} tokens{more}; the model's "
+            f"longest_output is {longest}"
+        )

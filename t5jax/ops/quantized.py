@@ -34,7 +34,7 @@ FEW_ROWS = 32
 COLUMNS = 8
 LARGE = 2**20
 
-Kind = Literal["int8", "int4"]
+QuantizedKind = Literal["int8", "int4"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +49,15 @@ class Scheme:
       ValueError: an unknown kind.
     """
 
-    kind: Kind
+    kind: QuantizedKind
     head: bool = True
 
     def __str__(self) -> str:
         return f"{self.kind} {'with' if self.head else 'without'} the head"
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            known = " or ".join(map(repr, get_args(Kind)))
+        if self.kind not in get_args(QuantizedKind):
+            known = " or ".join(map(repr, get_args(QuantizedKind)))
             raise ValueError(f"quantize={short(self.kind)} must be {known}, or None")
 
 
