@@ -153,7 +153,7 @@ class GenerationOptions:
         check_knobs(self)
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(
-                f"min_new_tokens={self.min_new_tokens} must be at most "
+                f"min_new_tokens={self.min_new_tokens} must be between 0 and "
                 f"max_new_tokens={self.max_new_tokens}"
             )
         for name in ("length_penalty", "brevity_penalty"):
