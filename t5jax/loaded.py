@@ -14,6 +14,7 @@ from t5jax import sharding
 from t5jax.decoding.options import GenerationOptions
 from t5jax.engine.arguments import dtype_of, need_type
 from t5jax.engine.decoder import BatchDecoder
+from t5jax.formats import generation_defaults
 from t5jax.formats.checkpoint import About, InMemory, tensors_of
 from t5jax.formats.detect import write_checkpoint
 from t5jax.formats.placement import check_params, placed
@@ -83,7 +84,7 @@ class LoadedModel:
         self.dtype = dtype
         family = family_of(config)
         self.model = family.training(config, self.dtype)
-        self.generation = generation or _default_options(config)
+        self.generation = generation or generation_defaults.of_model(config)
         self.max_input_length = max_input_length
         self.mesh = sharding.mesh_of(mesh)
         params = placed(config, params, self.dtype, self.mesh)
@@ -215,10 +216,3 @@ class LoadedModel:
         tensors = {} if about.scheme else tensors_of(self.config, params)
         checkpoint = InMemory(about, tensors, params)
         write_checkpoint(path, checkpoint, format, dtype=dtype)
-
-
-def _default_options(config: ModelConfig) -> GenerationOptions:
-    """Greedy, with 128 tokens or as many as the decoder has positions."""
-    options = GenerationOptions()
-    most = min(options.max_new_tokens, config.longest_output or options.max_new_tokens)
-    return options.replace({"max_new_tokens": most})

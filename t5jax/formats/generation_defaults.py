@@ -40,6 +40,13 @@ NAMES = frozenset(
 )
 
 
+def of_model(config: ModelConfig) -> GenerationOptions:
+    """Greedy, with 128 tokens or as many as the decoder has positions."""
+    options = GenerationOptions()
+    most = min(options.max_new_tokens, config.longest_output or options.max_new_tokens)
+    return options.replace({"max_new_tokens": most})
+
+
 def read(fields: Mapping[str, Any], config: ModelConfig, limit: int | None) -> GenerationOptions:
     """The options that a checkpoint's fields ask for; what has no effect is said on stderr.
 
@@ -78,7 +85,7 @@ def read(fields: Mapping[str, Any], config: ModelConfig, limit: int | None) -> G
         end = "is not supported and has" if len(in_vain) == 1 else "are not supported and have"
         _warn(f"of the checkpoint's generation options {', '.join(in_vain)} {end} no effect")
     # Not as a call's: a file may well say how to search without asking for it.
-    found = GenerationOptions()
+    found = of_model(config)
     # Several sequences come last: whether there can be, the others say.
     for name in sorted(known, key="num_return_sequences".__eq__):
         if name not in options:

@@ -97,6 +97,7 @@ def test_text_streams_is_scored_encoded_cast_quantized_and_saved(t5, tmp_path):
     t5.save(tmp_path / "whole")
     small, whole = t5jax.load(tmp_path / "small"), t5jax.load(tmp_path / "whole", quantize="int8")
     assert small.config == CONFIG and str(small.quantization) == "int8 without the head"
+    assert small.generation.max_new_tokens == CONFIG.positions
     assert small.score(["go"], ["went"]) == whole.score(["go"], ["went"])
     np.testing.assert_allclose(small.score("go", "went"), t5.score("go", "went"), rtol=0.02)
     for format in ("hf", "t5x"):
