@@ -42,7 +42,8 @@ class Family:
       variants: published sizes by name.
       training: `training(config, dtype, remat=…, scan=…)`, a Linen module over the training
         parameters. Called with input ids int[B, S], decoder input ids int[B, T], the segments of
-        both and `dropout_key`, it gives logits float32[B, T, V]; `encode` is a method of it.
+        both and `dropout_key`, it gives logits float32[B, T, V]. Methods of it are `encode`, and
+        `define`, which makes all parameters and computes nothing.
       serving: `serving(config, dtype)`, a `Network` over the serving parameters.
       layout: the serving layout of a configuration's parameters.
       depths: layers by the name of the subtree that stacks them.

@@ -24,10 +24,20 @@ from t5jax.ops.quantized import Int4, Int8, Quantized, Scheme
 
 
 def _boxed(config: ModelConfig, key: jax.Array) -> Any:
-    model, ids = family_of(config).training(config), jnp.ones((1, 1), jnp.int32)
-    if config.encoder_only:
-        return model.init(key, ids, method="encode")["params"]
-    return model.init(key, ids, ids)["params"]
+    return family_of(config).training(config).init(key, method="define")["params"]
+
+
+def define(module: nn.Module, skip: str = "") -> None:
+    """Has a module and all in it, but its attribute `skip`, make their parameters.
+
+    Every module makes its own in `setup`. Tracing a computation to the same end takes ten times as
+    long.
+    """
+    getattr(module, "any", None)  # Flax runs `setup` when it is first asked for an attribute
+    for name, value in list(vars(module).items()):
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, nn.Module) and name not in ("parent", skip):
+                define(part)
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
@@ -37,7 +47,7 @@ def init_params(config: ModelConfig, key: jax.Array) -> Params:
 
 @functools.lru_cache(maxsize=16)
 def _abstract(config: ModelConfig) -> tuple[Params, Params]:
-    """Shapes and logical axes of the training tree. Kept: tracing a network takes time."""
+    """Shapes and logical axes of the training tree. Kept: this takes time."""
     boxed = jax.eval_shape(lambda: _boxed(config, jax.random.key(0)))
     # Not `nn.unbox`, which constrains values where a mesh is in use; here there are none.
     shapes = jax.tree.map(lambda box: box.value, boxed, is_leaf=_is_box)

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t5jax.ops.quantized import Quantized, multiply
+from t5jax.ops.quantized import Quantized
+from t5jax.ops.quantized_products import multiply
 
 # Rows up to which a product is written as kernel times columns.
 MOST_COLUMNS = 256

@@ -2,8 +2,8 @@
 
 Kernels have their output dimensions first (`t5jax.model.layout`). A kernel is integers of eight
 bits times a scale for each output. `Int4` stores each integer as four bits times a factor that a
-group of weights shares, so both kinds are multiplied alike. The factors are integers as in QServe
-(Lin et al. 2024, arXiv:2405.04532, section 4).
+group of weights shares, so both kinds are multiplied alike (`t5jax.ops.quantized_products`). The
+factors are integers as in QServe (Lin et al. 2024, arXiv:2405.04532, section 4).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5jax.knobs import short
+from t5jax.ops.int8 import int8_products
 
 LARGEST = 127
 # Of four bits: digits from -7 to 7, factors from 1 to 16, for groups of so many weights.
@@ -27,12 +28,6 @@ LARGEST_FACTOR = 16
 GROUP = 32
 # Bytes of the whole numbers that are made of four bits at a time, about what a core's cache holds.
 BLOCK = 2**19
-# Rows up to which x is the right operand of a product of int8.
-FEW_ROWS = 32
-# Columns of a product of int8 that cost a CPU no more than one, and the weights of a kernel for
-# which it is worth filling them.
-COLUMNS = 8
-LARGE = 2**20
 
 QuantizedKind = Literal["int8", "int4"]
 
@@ -222,74 +217,6 @@ class Int4(Quantized):
 
         out = jnp.zeros((len(x), size), jnp.int32)
         return jax.lax.fori_loop(0, -(-size // step), multiply_block, out)
-
-
-def multiply(x: jax.Array, w: Quantized, dtype: Any) -> jax.Array:
-    """x [R, *C] with w [*O, *C] -> [R, *O]; the matrix is never expanded in memory."""
-    one = multiply_integers if jax.default_backend() == "cpu" else multiply_floats
-    y = one(x, w.as_rows()) * w.scale.reshape(-1)
-    return y.astype(dtype).reshape(len(x), *w.outputs)
-
-
-def multiply_floats(x: jax.Array, w: Quantized) -> jax.Array:
-    """x [R, *C] with the integers of w [O, *C] -> float32[R, O], for accelerators.
-
-    XLA reads digits and makes numbers of x's type of them where it multiplies.
-    """
-    parts = w.parts()
-    y = jnp.float32(0)
-    for part, of_x in zip(parts, jnp.split(x, len(parts), axis=-1), strict=True):
-        kernel, flat = part.reshape(len(part), -1).astype(x.dtype), of_x.reshape(len(x), -1)
-        y += jnp.einsum("RC,OC->RO", flat, kernel, preferred_element_type=jnp.float32)
-    return y
-
-
-def multiply_integers(x: jax.Array, w: Quantized) -> jax.Array:
-    """x [R, *C] with the integers of w [O, *C] -> float32[R, O], for CPUs.
-
-    XLA would first write down a matrix in floats, so x becomes whole numbers too, each row by its
-    own scale, and the product is one of int8. Where it is one row, a second row has what rounding
-    took from the first: two are as fast as one, and nothing is lost.
-    """
-    rows = len(x)
-    x = x.astype(jnp.float32)
-    axes = tuple(range(1, x.ndim))
-    unit = jnp.maximum(jnp.max(jnp.abs(x), axis=axes, keepdims=True), 1e-30) / LARGEST
-    digits = jnp.round(x / unit)
-    units = unit.reshape(rows, 1)
-    if rows == 1:
-        rest = jnp.round((x - digits * unit) * (2 * LARGEST) / unit)
-        digits = jnp.concatenate([digits, rest])
-        units = jnp.concatenate([units, units / (2 * LARGEST)])
-    y = w.products(digits.astype(jnp.int8)).astype(jnp.float32) * units
-    return jnp.sum(y, axis=0, keepdims=True) if rows == 1 else y
-
-
-def int8_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """int8[R, C] with int8[O, C] -> int32[R, O], for CPUs.
-
-    XLA rearranges the right operand of a product: x while it has few rows, the kernel only where
-    that is little beside the product itself.
-
-    It computes COLUMNS columns at a time, whether there are so many or not, and reads long rows of
-    a kernel faster than short ones. So where x has very few rows, several rows of a large kernel
-    are taken for one, and each of them has columns of its own: x, and zeros for the other rows.
-    """
-    (outputs, width), rows = kernel.shape, len(x)
-    if rows > FEW_ROWS:
-        return jnp.einsum("RC,OC->RO", x, kernel, preferred_element_type=jnp.int32)
-    joined = COLUMNS // rows if kernel.size >= LARGE else 1
-    while joined > 1 and outputs % joined:
-        joined -= 1
-    if joined > 1:
-        columns = jnp.zeros((joined * rows, joined * width), jnp.int8)
-        for i in range(joined):
-            # Slices are copied as they are; written as one expression it takes as long as it saves.
-            columns = jax.lax.dynamic_update_slice(columns, x, (i * rows, i * width))
-        kernel, x = kernel.reshape(-1, joined * width), jax.lax.optimization_barrier(columns)
-    y = jnp.einsum("OC,RC->OR", kernel, x, preferred_element_type=jnp.int32)
-    # Without the barrier XLA would turn the product round, to save the transposition.
-    return jax.lax.optimization_barrier(y).reshape(outputs, rows).T
 
 
 def dequantize(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from t5jax.ops.quantized import int8_products
+from t5jax.ops.int8 import int8_products
 
 # Ids go in blocks, so that few numbers are sorted and rows of the head are read in runs. The
 # likeliest BLOCKS blocks are looked up.

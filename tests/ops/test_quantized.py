@@ -14,15 +14,14 @@ from t5jax.cli import main
 from t5jax.model.parameters import abstract_params, for_serving, quantize, quantize_leaf
 from t5jax.model.t5.fusion import serving_layout
 from t5jax.ops import quantized
+from t5jax.ops.int8 import LARGE, int8_products
 from t5jax.ops.quantized import (
-    LARGE,
     Int4,
     Int8,
     Quantized,
     Scheme,
-    int8_products,
-    multiply,
 )
+from t5jax.ops.quantized_products import multiply, multiply_floats
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
 from tests.support.models import TINY, lively_params, random_ids, tiny_text2text
@@ -100,7 +99,7 @@ def test_a_product_is_that_of_the_rounded_kernel(rows, make, monkeypatch):
     exact = np.asarray(x, np.float64) @ kernel.T
     assert (np.abs(y - exact) <= bound).all()
     # As accelerators do it, x stays what it is.
-    np.testing.assert_allclose(quantized.multiply_floats(x, w) * w.scale, exact, atol=1e-4)
+    np.testing.assert_allclose(multiply_floats(x, w) * w.scale, exact, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [Int8, Int4])

@@ -112,6 +112,9 @@ class Toy(nn.Module):
         params = {name: {"layers": stack.layers.tree()} for name, stack in stacks.items()}
         return for_serving(self.config, params | {"token": self.token.tree()})
 
+    def define(self) -> None:
+        self.tree()
+
     def encode(self, ids: jax.Array, segments: jax.Array | None = None) -> jax.Array:
         if segments is None:
             segments = (ids != self.config.pad_token_id).astype(jnp.int32)

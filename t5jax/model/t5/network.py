@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5jax.model.parameters import define
 from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.layers import (
     DecoderLayer,
@@ -79,7 +80,7 @@ class Stack(nn.Module):
             return None, found
         return self.relpos_bias(found), None
 
-    def fold(self, step: Any, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+    def fold(self, step: Any, x: Any, keys: jax.Array | None) -> Any:
         """`x, _ = step(layer, x, key)` through the layers, stacked or apart."""
         if self.remat != "none":
             saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
@@ -102,6 +103,16 @@ class Stack(nn.Module):
         for i, layer in enumerate(self.layers):
             x, _ = step(layer, x, None if keys is None else keys[i])
         return x
+
+    def define(self) -> None:
+        """Makes all parameters."""
+
+        def step(layer: Any, *_: Any) -> tuple[None, None]:
+            define(layer)
+            return None, None
+
+        self.fold(step, None, None)
+        define(self, skip="layers")
 
 
 class Encoder(Stack):
@@ -198,6 +209,15 @@ class T5(nn.Module):
         return self.decode(
             hidden, segment_ids, decoder_input_ids, decoder_segment_ids, dropout_key=keys[1]
         )
+
+    def define(self) -> None:
+        """Makes all parameters, and computes nothing."""
+        define(self.token_embedder)
+        self.encoder.define()
+        if not self.config.encoder_only:
+            self.decoder.define()
+            if not self.config.tie_word_embeddings:
+                define(self.head)
 
     def segments(self, ids: jax.Array) -> jax.Array:
         """int[B, S] -> int32[B, S]: 1 where there is a token, 0 at padding."""
