@@ -27,8 +27,8 @@ def _boxed(config: ModelConfig, key: jax.Array) -> Any:
     return family_of(config).training(config).init(key, method="define")["params"]
 
 
-def define(module: nn.Module, skip: str = "") -> None:
-    """Has a module and all in it, but its attribute `skip`, make their parameters.
+def define(module: nn.Module, *skip: str) -> None:
+    """Has a module and all in it, but its attributes `skip`, make their parameters.
 
     Every module makes its own in `setup`. Tracing a computation to the same end takes ten times as
     long.
@@ -36,7 +36,7 @@ def define(module: nn.Module, skip: str = "") -> None:
     getattr(module, "any", None)  # Flax runs `setup` when it is first asked for an attribute
     for name, value in list(vars(module).items()):
         for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, nn.Module) and name not in ("parent", skip):
+            if isinstance(part, nn.Module) and name not in ("parent", *skip):
                 define(part)
 
 

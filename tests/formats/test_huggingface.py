@@ -695,7 +695,7 @@ def test_float16_is_read_exactly_and_written_where_it_fits(tmp_path):
 
 def test_fields_can_be_changed_and_unknown_ones_are_named(folder):
     t5 = t5jax.load(folder, feed_forward_proj="gated-silu")
-    assert t5.config.activation == "silu"
+    assert t5.config.feed_forward_proj == "gated-silu"
     assert "no_field" in broken(folder, no_field=1)
 
 

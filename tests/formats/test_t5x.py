@@ -192,13 +192,13 @@ def test_the_latest_of_several_steps_is_taken_and_a_file_names_its_own(tmp_path)
 def test_a_gin_file_or_an_option_says_what_shapes_cannot(tmp_path):
     tree = as_t5x(random_torch(SMALL), SMALL)
     write(tmp_path / "run" / "checkpoint_1", tree)
-    assert open_checkpoint(tmp_path / "run").about.config.activation == "gelu"
+    assert open_checkpoint(tmp_path / "run").about.config.feed_forward_proj == "gated-gelu"
     text = (
         "network.T5Config:\n  mlp_activations = ('silu', 'linear')  # UL2\n  dropout_rate = 0.1\n"
     )
     (tmp_path / "run" / "model.gin").write_text(text)
     config = open_checkpoint(tmp_path / "run").about.config
-    assert (config.activation, config.dropout) == ("silu", 0.1)
+    assert (config.feed_forward_proj, config.dropout) == ("gated-silu", 0.1)
     assert open_checkpoint(tmp_path / "run", feed_forward_proj="gated-gelu").about.config.gated
     (tmp_path / "run" / "model.gin").write_text("mlp_activations = ('swish', 'swish')")
     with pytest.raises(ValueError, match=r"model\.gin"):

@@ -83,10 +83,10 @@ class T5Config:
                 f"relative_attention_num_buckets={self.relative_attention_num_buckets} "
                 "must be at least 4 (two signs, exact and logarithmic halves)"
             )
-        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 2:
+        half, most = self.relative_attention_num_buckets // 2, self.relative_attention_max_distance
+        if most <= half:
             raise ValueError(
-                f"relative_attention_max_distance={self.relative_attention_max_distance} must be "
-                f"more than {self.relative_attention_num_buckets // 2}, half of "
+                f"relative_attention_max_distance={most} must be more than {half}, half of "
                 "relative_attention_num_buckets: nearer distances have a bucket each"
             )
         for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
@@ -127,11 +127,6 @@ class T5Config:
     def global_tokens(self) -> bool:
         """Whether encoder tokens see one global token for each block of tokens."""
         return self.encoder_attention_type == "transient-global"
-
-    @property
-    def activation(self) -> str:
-        """Name of the MLP's non-linearity: relu, gelu or silu."""
-        return self.feed_forward_proj.removeprefix("gated-")
 
     def replace(self, **changes) -> T5Config:
         """A copy with `changes`."""

@@ -22,7 +22,7 @@ from t5jax.model.contract import DecoderTrace, EncoderTrace, Params
 from t5jax.model.t5 import long_attention
 from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.layers import activate
-from t5jax.model.t5.positions import buckets, look_up
+from t5jax.model.t5.positions import buckets
 from t5jax.ops.attention import attention_weights, causal_mask, mix, segment_mask
 from t5jax.ops.cached_attention import attend_cache, attend_kept
 from t5jax.ops.norms import rms_norm
@@ -303,8 +303,8 @@ class FastT5:
         """Of a layer's parameters: its relative bias float32[N, T, S]."""
         found = buckets(self.config, queries, keys, bidirectional=bidirectional)
         if self.config.relative_bias == "per_layer":
-            return lambda p: look_up(p["relpos_bias"]["rel_embedding"], found)
-        shared = look_up(stack["relpos_bias"]["rel_embedding"], found)
+            return lambda p: jnp.take(p["relpos_bias"]["rel_embedding"], found, axis=1)
+        shared = jnp.take(stack["relpos_bias"]["rel_embedding"], found, axis=1)
         return lambda p: shared
 
 

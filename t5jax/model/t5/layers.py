@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5jax.model.t5 import long_attention
+from t5jax.model.parameters import define
 from t5jax.model.t5.config import T5Config
-from t5jax.model.t5.positions import look_up
-from t5jax.ops.attention import attend
+from t5jax.model.t5.positions import buckets
+from t5jax.ops.attention import attend, segment_mask
 from t5jax.ops.dropout import dropout
 from t5jax.ops.gradients import project
 from t5jax.ops.norms import rms_norm
@@ -44,7 +44,11 @@ def activate(config: T5Config, x: jax.Array, linear: jax.Array | None = None) ->
     return x if linear is None else x * linear
 
 
-def split(key: jax.Array | None, num: int) -> Any:
+Key = jax.Array | None  # of dropout
+Remat = Literal["none", "full", "dots"]
+
+
+def split(key: Key, num: int) -> Any:
     """`num` dropout keys; None without one."""
     return (None,) * num if key is None else jax.random.split(key, num)
 
@@ -118,16 +122,14 @@ class RelativeBias(nn.Module):
     config: T5Config
 
     def setup(self) -> None:
-        init: Any = nn.with_logical_partitioning(
-            nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
-            ("heads", "relpos_buckets"),
-        )
+        uniform = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+        init: Any = nn.with_logical_partitioning(uniform, ("heads", "relpos_buckets"))
         shape = (self.config.num_heads, self.config.relative_attention_num_buckets)
         self.rel_embedding = self.param("rel_embedding", init, shape)
 
-    def __call__(self, buckets: jax.Array) -> jax.Array:
+    def __call__(self, found: jax.Array) -> jax.Array:
         """int32[T, S] -> float32[N, T, S]."""
-        return look_up(self.rel_embedding, buckets)
+        return jnp.take(self.rel_embedding, found, axis=1)
 
 
 class Attention(nn.Module):
@@ -144,68 +146,18 @@ class Attention(nn.Module):
         self.value = self.param("value", _normal(d**-0.5, *into), (d, n, h))
         self.out = self.param("out", _normal((n * h) ** -0.5, "heads", "kv", "embed"), (n, h, d))
 
-    def heads(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """[..., D] -> [..., N, H]."""
-        return project(x, kernel.astype(self.dtype))
-
-    def project_out(self, y: jax.Array) -> jax.Array:
-        """[..., N, H] -> [..., D]."""
-        return project(y, self.out.astype(self.dtype), 2)
-
     def __call__(
-        self,
-        x: jax.Array,
-        memory: jax.Array,
-        bias: Any,
-        mask: Any,
-        key: jax.Array | None,
+        self, x: jax.Array, memory: jax.Array, bias: Any, mask: Any, key: Key
     ) -> jax.Array:
         """x [B, T, D] attends to memory [B, S, D], which may be x -> [B, T, D].
 
         `bias` float32[N, T, S] or None; `mask` bool[B, 1, T, S].
         """
-        q, k, v = (
-            self.heads(x, self.query),
-            self.heads(memory, self.key),
-            self.heads(memory, self.value),
-        )
+        q = project(x, self.query.astype(self.dtype))
+        k = project(memory, self.key.astype(self.dtype))
+        v = project(memory, self.value.astype(self.dtype))
         y = attend(q, k, v, bias, mask, dropout_rate=self.config.dropout, dropout_key=key)
-        return self.project_out(y)
-
-
-class LongAttention(Attention):
-    """LongT5's self-attention of the encoder: the same projections, and a norm of global tokens."""
-
-    def setup(self) -> None:
-        super().setup()
-        if self.config.global_tokens:
-            self.global_input_layer_norm = RMSNorm(self.config, self.dtype)
-
-    def __call__(
-        self,
-        x: jax.Array,
-        memory: jax.Array,
-        bias: Any,
-        mask: Any,
-        key: jax.Array | None,
-    ) -> jax.Array:
-        """x [B, S, D], which is `memory`, attends to itself: a `LongBias` and a `Reach`."""
-        side = None
-        if mask.places is not None:
-            totals = self.global_input_layer_norm(long_attention.sum_blocks(x, mask.places))
-            k, v = (self.heads(totals, w).swapaxes(1, 2) for w in (self.key, self.value))
-            side = long_attention.Side(k, v, bias.side, mask.places)
-        y = long_attention.attend(
-            self.heads(x, self.query),
-            self.heads(memory, self.key),
-            self.heads(memory, self.value),
-            bias.local,
-            mask.segments,
-            side,
-            dropout_rate=self.config.dropout,
-            dropout_key=key,
-        )
-        return self.project_out(y)
+        return project(y, self.out.astype(self.dtype), 2)
 
 
 class MLP(nn.Module):
@@ -216,13 +168,11 @@ class MLP(nn.Module):
 
     def setup(self) -> None:
         d, f = self.config.d_model, self.config.d_ff
-        self.into = [
-            self.param(name, _normal(d**-0.5, "embed", "mlp"), (d, f))
-            for name in (("wi_0", "wi_1") if self.config.gated else ("wi",))
-        ]
+        names = ("wi_0", "wi_1") if self.config.gated else ("wi",)
+        self.into = [self.param(name, _normal(d**-0.5, "embed", "mlp"), (d, f)) for name in names]
         self.wo = self.param("wo", _normal(f**-0.5, "mlp", "embed"), (f, d))
 
-    def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, key: Key) -> jax.Array:
         """[B, T, D] -> [B, T, D]."""
         function: Any = functools.partial(activate, self.config)
         if self.config.gated:
@@ -230,8 +180,7 @@ class MLP(nn.Module):
             # two arrays of [B, T, F], not the six that the derivative of a gated GELU is made of.
             function = jax.checkpoint(function)
         x = function(*(project(x, w.astype(self.dtype)) for w in self.into))
-        x = dropout(x, self.config.dropout, key)
-        return project(x, self.wo.astype(self.dtype))
+        return project(dropout(x, self.config.dropout, key), self.wo.astype(self.dtype))
 
 
 class Layer(nn.Module):
@@ -246,7 +195,7 @@ class Layer(nn.Module):
         self.pre_mlp_layer_norm = RMSNorm(self.config, self.dtype)
         self.mlp = MLP(self.config, self.dtype)
 
-    def add(self, x: jax.Array, y: jax.Array, key: jax.Array | None) -> jax.Array:
+    def add(self, x: jax.Array, y: jax.Array, key: Key) -> jax.Array:
         """The residual connection."""
         return constrain(x + dropout(y, self.config.dropout, key))
 
@@ -254,13 +203,14 @@ class Layer(nn.Module):
 class EncoderLayer(Layer):
     """Self-attention and MLP."""
 
+    kind: ClassVar[type[nn.Module]] = Attention
+
     def setup(self) -> None:
         super().setup()
-        kind = LongAttention if self.config.long else Attention
         self.pre_attention_layer_norm = RMSNorm(self.config, self.dtype)
-        self.self_attention = kind(self.config, self.dtype)
+        self.self_attention = self.kind(self.config, self.dtype)
 
-    def __call__(self, x: jax.Array, bias: Any, key: jax.Array | None, mask: Any) -> jax.Array:
+    def __call__(self, x: jax.Array, bias: Any, key: Key, mask: Any) -> jax.Array:
         """[B, S, D] -> [B, S, D]; bias and mask are those of the kind of attention."""
         keys = split(key, 4)
         y = self.pre_attention_layer_norm(x)
@@ -280,13 +230,7 @@ class DecoderLayer(Layer):
         self.encoder_decoder_attention = Attention(self.config, self.dtype)
 
     def __call__(
-        self,
-        x: jax.Array,
-        bias: jax.Array,
-        key: jax.Array | None,
-        mask: jax.Array,
-        encoded: jax.Array,
-        cross_mask: jax.Array,
+        self, x: jax.Array, bias: Any, key: Key, mask: Any, encoded: jax.Array, cross_mask: Any
     ) -> jax.Array:
         """[B, T, D] -> [B, T, D]; the encoder's output is [B, S, D]."""
         keys = split(key, 6)
@@ -297,3 +241,98 @@ class DecoderLayer(Layer):
         x = self.add(x, y, keys[3])
         y = self.pre_mlp_layer_norm(x)
         return self.add(x, self.mlp(y, keys[4]), keys[5])
+
+
+class Stack(nn.Module):
+    """The layers of one stack, the bias table that they share, and the last norm."""
+
+    config: T5Config
+    dtype: Any
+    remat: Remat
+    scan: bool
+    depth: int
+
+    layer: ClassVar[type[Layer]]
+    bidirectional: ClassVar[bool]
+
+    def setup(self) -> None:
+        if self.config.relative_bias == "shared":
+            self.relpos_bias = RelativeBias(self.config)
+        if self.scan:
+            self.layers: Any = self.layer(self.config, self.dtype)
+        else:
+            self.layers = [self.layer(self.config, self.dtype) for _ in range(self.depth)]
+        self.norm = RMSNorm(self.config, self.dtype)
+
+    def __call__(self, x: jax.Array, key: Key, *seen: Any) -> jax.Array:
+        """[B, T, D] -> [B, T, D], normed; `seen` is what all layers are given after their bias."""
+        first, last, inner = split(key, 3)
+        x = constrain(dropout(x, self.config.dropout, first))
+        shared, found = self.biases(x.shape[1])
+
+        def step(layer: Any, x: jax.Array, key: Key) -> tuple[jax.Array, None]:
+            bias = layer.relpos_bias(found) if shared is None else shared
+            return layer(x, bias, key, *seen), None
+
+        x = self.fold(step, x, None if inner is None else jax.random.split(inner, self.depth))
+        return dropout(self.norm(x), self.config.dropout, last)
+
+    def biases(self, length: int) -> tuple[Any, jax.Array | None]:
+        """The bias of all layers, or the buckets int32[T, T] that each looks up in its table."""
+        positions = jnp.arange(length)
+        found = buckets(self.config, positions, positions, bidirectional=self.bidirectional)
+        if self.config.relative_bias == "per_layer":
+            return None, found
+        return self.relpos_bias(found), None
+
+    def fold(self, step: Any, x: Any, keys: jax.Array | None) -> Any:
+        """`x, _ = step(layer, x, key)` through the layers, stacked or apart."""
+        if self.remat != "none":
+            saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            step = nn.remat(
+                step,
+                policy=saved if self.remat == "dots" else None,
+                # A loop keeps the recomputation from being merged with the first computation;
+                # layers written out need a barrier, which costs a little.
+                prevent_cse=not self.scan,
+            )
+        if self.scan:
+            scanned = nn.scan(
+                step,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                length=self.depth,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )
+            return scanned(self.layers, x, keys)[0]
+        for i, layer in enumerate(self.layers):
+            x, _ = step(layer, x, None if keys is None else keys[i])
+        return x
+
+    def define(self) -> None:
+        """Makes all parameters."""
+
+        def step(layer: Any, *_: Any) -> tuple[None, None]:
+            define(layer)
+            return None, None
+
+        self.fold(step, None, None)
+        define(self, "layers")
+
+
+class Encoder(Stack):
+    """Tokens see all of their segment."""
+
+    layer = EncoderLayer
+    bidirectional = True
+
+    def mask(self, segment_ids: jax.Array) -> Any:
+        """Who may see whom, of int[B, S]."""
+        return segment_mask(segment_ids, segment_ids)
+
+
+class Decoder(Stack):
+    """Tokens see those before them, and the encoder's."""
+
+    layer = DecoderLayer
+    bidirectional = False

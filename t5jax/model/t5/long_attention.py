@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from t5jax.model.t5.config import T5Config
-from t5jax.model.t5.positions import buckets, look_up
+from t5jax.model.t5.positions import buckets
 from t5jax.ops.attention import MASKED, segment_mask
 from t5jax.ops.dropout import dropout
 
@@ -80,10 +80,10 @@ def long_bias(
     """The biases for inputs of `length`, of tables float32[N, buckets]."""
     at = buckets(config, *local_positions(config.local_radius + 1), bidirectional=True)
     if side_table is None:
-        return LongBias(look_up(table, at))
+        return LongBias(jnp.take(table, at, axis=1))
     places = length // config.global_block_size
     side = buckets(config, *side_positions(places), bidirectional=True)
-    return LongBias(look_up(table, at), look_up(side_table, side)[:, 0])
+    return LongBias(jnp.take(table, at, axis=1), jnp.take(side_table, side, axis=1)[:, 0])
 
 
 def local_positions(block: int) -> tuple[jax.Array, jax.Array]:

@@ -8,7 +8,7 @@ of `t5jax.model.t5.layers`.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,145 +16,9 @@ import jax.numpy as jnp
 
 from t5jax.model.parameters import define
 from t5jax.model.t5.config import T5Config
-from t5jax.model.t5.layers import (
-    DecoderLayer,
-    Embedding,
-    EncoderLayer,
-    Head,
-    Layer,
-    RelativeBias,
-    RMSNorm,
-    constrain,
-    split,
-)
-from t5jax.model.t5.long_attention import find_reach, long_bias
-from t5jax.model.t5.positions import buckets
+from t5jax.model.t5.layers import Decoder, Embedding, Encoder, Head, Key, Remat, split
+from t5jax.model.t5.long_layers import LongEncoder
 from t5jax.ops.attention import causal_mask, segment_mask
-from t5jax.ops.dropout import dropout
-
-Remat = Literal["none", "full", "dots"]
-
-
-class Stack(nn.Module):
-    """The layers of one stack, the bias table that they share, and the last norm."""
-
-    config: T5Config
-    dtype: Any
-    remat: Remat
-    scan: bool
-
-    layer: ClassVar[type[Layer]]
-    bidirectional: ClassVar[bool]
-
-    @property
-    def depth(self) -> int:
-        raise NotImplementedError
-
-    def setup(self) -> None:
-        if self.config.relative_bias == "shared":
-            self.relpos_bias = RelativeBias(self.config)
-        if self.scan:
-            self.layers: Any = self.layer(self.config, self.dtype)
-        else:
-            self.layers = [self.layer(self.config, self.dtype) for _ in range(self.depth)]
-        self.norm = RMSNorm(self.config, self.dtype)
-
-    def __call__(self, x: jax.Array, key: jax.Array | None, *seen: Any) -> jax.Array:
-        """[B, T, D] -> [B, T, D], normed; `seen` is what all layers are given after their bias."""
-        first, last, inner = split(key, 3)
-        x = constrain(dropout(x, self.config.dropout, first))
-        shared, found = self.biases(x.shape[1])
-
-        def step(layer: Any, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, None]:
-            bias = layer.relpos_bias(found) if shared is None else shared
-            return layer(x, bias, key, *seen), None
-
-        x = self.fold(step, x, None if inner is None else jax.random.split(inner, self.depth))
-        return dropout(self.norm(x), self.config.dropout, last)
-
-    def biases(self, length: int) -> tuple[Any, jax.Array | None]:
-        """The bias of all layers, or the buckets int32[T, T] that each looks up in its table."""
-        positions = jnp.arange(length)
-        found = buckets(self.config, positions, positions, bidirectional=self.bidirectional)
-        if self.config.relative_bias == "per_layer":
-            return None, found
-        return self.relpos_bias(found), None
-
-    def fold(self, step: Any, x: Any, keys: jax.Array | None) -> Any:
-        """`x, _ = step(layer, x, key)` through the layers, stacked or apart."""
-        if self.remat != "none":
-            saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            step = nn.remat(
-                step,
-                policy=saved if self.remat == "dots" else None,
-                # A loop keeps the recomputation from being merged with the first computation;
-                # layers written out need a barrier, which costs a little.
-                prevent_cse=not self.scan,
-            )
-        if self.scan:
-            scanned = nn.scan(
-                step,
-                variable_axes={"params": 0},
-                split_rngs={"params": True},
-                length=self.depth,
-                metadata_params={nn.PARTITION_NAME: "layers"},
-            )
-            return scanned(self.layers, x, keys)[0]
-        for i, layer in enumerate(self.layers):
-            x, _ = step(layer, x, None if keys is None else keys[i])
-        return x
-
-    def define(self) -> None:
-        """Makes all parameters."""
-
-        def step(layer: Any, *_: Any) -> tuple[None, None]:
-            define(layer)
-            return None, None
-
-        self.fold(step, None, None)
-        define(self, skip="layers")
-
-
-class Encoder(Stack):
-    """Tokens see all of their segment."""
-
-    layer = EncoderLayer
-    bidirectional = True
-
-    @property
-    def depth(self) -> int:
-        return self.config.num_layers
-
-    def mask(self, segment_ids: jax.Array) -> Any:
-        """Who may see whom, of int[B, S]."""
-        return segment_mask(segment_ids, segment_ids)
-
-
-class LongEncoder(Encoder):
-    """Tokens see their neighbours, and perhaps sums of blocks."""
-
-    def setup(self) -> None:
-        super().setup()
-        if self.config.global_tokens:
-            self.global_relpos_bias = RelativeBias(self.config)
-
-    def biases(self, length: int) -> tuple[Any, None]:
-        side = self.global_relpos_bias.rel_embedding if self.config.global_tokens else None
-        return long_bias(self.config, length, self.relpos_bias.rel_embedding, side), None
-
-    def mask(self, segment_ids: jax.Array) -> Any:
-        return find_reach(self.config, segment_ids)
-
-
-class Decoder(Stack):
-    """Tokens see those before them, and the encoder's."""
-
-    layer = DecoderLayer
-    bidirectional = False
-
-    @property
-    def depth(self) -> int:
-        return self.config.num_decoder_layers
 
 
 class T5(nn.Module):
@@ -166,9 +30,8 @@ class T5(nn.Module):
         are cast on use.
       remat: what the backward pass recomputes: nothing, whole layers, or all but the products of
         weights with activations ("dots").
-      scan: whether layers are stacked, and one is compiled and looped over; else they are written
-        out, over the tree of `t5jax.model.parameters.unstack`. That compiles longer and runs
-        faster, on a CPU by a seventh.
+      scan: whether layers are stacked, and one is compiled and looped over; else the tree is that
+        of `unstack` and layers are written out: on a CPU a seventh faster, and longer compiled.
     """
 
     config: T5Config
@@ -179,11 +42,11 @@ class T5(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.token_embedder = Embedding(config, self.dtype)
-        stack = (config, self.dtype, self.remat, self.scan)
-        self.encoder = (LongEncoder if config.long else Encoder)(*stack)
+        options = (config, self.dtype, self.remat, self.scan)
+        self.encoder = (LongEncoder if config.long else Encoder)(*options, config.num_layers)
         if config.encoder_only:
             return
-        self.decoder = Decoder(*stack)
+        self.decoder = Decoder(*options, config.num_decoder_layers)
         if not config.tie_word_embeddings:
             self.head = Head(config, self.dtype)
 
@@ -194,7 +57,7 @@ class T5(nn.Module):
         segment_ids: jax.Array | None = None,
         decoder_segment_ids: jax.Array | None = None,
         *,
-        dropout_key: jax.Array | None = None,
+        dropout_key: Key = None,
     ) -> jax.Array:
         """Teacher-forced logits, float32[B, T, V], of int[B, S] inputs and int[B, T] prefixes.
 
@@ -212,23 +75,17 @@ class T5(nn.Module):
 
     def define(self) -> None:
         """Makes all parameters, and computes nothing."""
-        define(self.token_embedder)
         self.encoder.define()
         if not self.config.encoder_only:
             self.decoder.define()
-            if not self.config.tie_word_embeddings:
-                define(self.head)
+        define(self, "encoder", "decoder")
 
     def segments(self, ids: jax.Array) -> jax.Array:
         """int[B, S] -> int32[B, S]: 1 where there is a token, 0 at padding."""
         return (ids != self.config.pad_token_id).astype(jnp.int32)
 
     def encode(
-        self,
-        input_ids: jax.Array,
-        segment_ids: jax.Array | None = None,
-        *,
-        dropout_key: jax.Array | None = None,
+        self, input_ids: jax.Array, segment_ids: jax.Array | None = None, *, dropout_key: Key = None
     ) -> jax.Array:
         """int[B, S] -> hidden states [B, S, D], zero at padding."""
         if segment_ids is None:
@@ -246,7 +103,7 @@ class T5(nn.Module):
         decoder_input_ids: jax.Array,
         decoder_segment_ids: jax.Array | None = None,
         *,
-        dropout_key: jax.Array | None = None,
+        dropout_key: Key = None,
     ) -> jax.Array:
         """Hidden states [B, S, D] with their segments int[B, S], int[B, T] -> float32[B, T, V]."""
         if decoder_segment_ids is None:
@@ -256,8 +113,7 @@ class T5(nn.Module):
         own = segment_mask(decoder_segment_ids, decoder_segment_ids)
         own &= causal_mask(decoder_input_ids.shape[1])
         cross = segment_mask(decoder_segment_ids, segment_ids)
-        x = self.token_embedder(decoder_input_ids)
-        x = self.decoder(x, dropout_key, own, encoded, cross)
+        x = self.decoder(self.token_embedder(decoder_input_ids), dropout_key, own, encoded, cross)
         return nn.with_logical_constraint(self.logits(x), ("batch", "length", "vocab"))
 
     def logits(self, x: jax.Array) -> jax.Array:

@@ -28,8 +28,7 @@ def relative_position_bucket(
     # float32 and truncation are part of the definition: another precision moves the boundaries.
     ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact)
     ratio = ratio / jnp.log(jnp.float32(max_distance / exact))
-    far = exact + (ratio * (num_buckets - exact)).astype(jnp.int32)
-    far = jnp.minimum(far, num_buckets - 1)
+    far = jnp.minimum(exact + (ratio * (num_buckets - exact)).astype(jnp.int32), num_buckets - 1)
     return start + jnp.where(distance < exact, distance, far)
 
 
@@ -43,8 +42,3 @@ def buckets(
         num_buckets=config.relative_attention_num_buckets,
         max_distance=config.relative_attention_max_distance,
     )
-
-
-def look_up(table: jax.Array, found: jax.Array) -> jax.Array:
-    """The biases of a table float32[N, buckets] for int32[T, S] -> float32[N, T, S]."""
-    return jnp.take(table, found, axis=1)

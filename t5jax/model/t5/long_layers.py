@@ -1,0 +1,66 @@
+"""LongT5's encoder in training: its attention, and what its layers share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from t5jax.model.t5 import long_attention
+from t5jax.model.t5.layers import Attention, Encoder, EncoderLayer, Key, RelativeBias, RMSNorm
+from t5jax.ops.gradients import project
+
+
+class LongAttention(Attention):
+    """Self-attention with the projections of any other, and a norm of global tokens."""
+
+    def setup(self) -> None:
+        super().setup()
+        if self.config.global_tokens:
+            self.global_input_layer_norm = RMSNorm(self.config, self.dtype)
+
+    def __call__(
+        self, x: jax.Array, memory: jax.Array, bias: Any, mask: Any, key: Key
+    ) -> jax.Array:
+        """x [B, S, D], which is `memory`, attends to itself, by a `LongBias` and a `Reach`."""
+        query, *into = (w.astype(self.dtype) for w in (self.query, self.key, self.value))
+        side = None
+        if mask.places is not None:
+            totals = self.global_input_layer_norm(long_attention.sum_blocks(memory, mask.places))
+            keys, values = (project(totals, w).swapaxes(1, 2) for w in into)
+            side = long_attention.Side(keys, values, bias.side, mask.places)
+        q, k, v = project(x, query), *(project(memory, w) for w in into)
+        y = long_attention.attend(
+            q,
+            k,
+            v,
+            bias.local,
+            mask.segments,
+            side,
+            dropout_rate=self.config.dropout,
+            dropout_key=key,
+        )
+        return project(y, self.out.astype(self.dtype), 2)
+
+
+class LongEncoderLayer(EncoderLayer):
+    kind = LongAttention
+
+
+class LongEncoder(Encoder):
+    """Tokens see their neighbours, and perhaps sums of blocks."""
+
+    layer = LongEncoderLayer
+
+    def setup(self) -> None:
+        super().setup()
+        if self.config.global_tokens:
+            self.global_relpos_bias = RelativeBias(self.config)
+
+    def biases(self, length: int) -> tuple[Any, None]:
+        side = self.global_relpos_bias.rel_embedding if self.config.global_tokens else None
+        table = self.relpos_bias.rel_embedding
+        return long_attention.long_bias(self.config, length, table, side), None
+
+    def mask(self, segment_ids: jax.Array) -> Any:
+        return long_attention.find_reach(self.config, segment_ids)
