@@ -1,4 +1,4 @@
-"""Constrained output: the ids that may follow in a set of allowed answers."""
+"""Constrained decoding: outputs from a set of allowed answers."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import numpy as np
 
 from t5jax import user_code
 from t5jax.decoding.option_values import ids as read_ids
-from t5jax.decoding.processors import FORBIDDEN, Context, Processor
+from t5jax.decoding.processors import FORBIDDEN, Context, Processor, round_up
 from t5jax.knobs import short
 
 # transformers' `prefix_allowed_tokens_fn(number of the input, ids so far) -> ids allowed next`.
 AllowedTokens = Callable[[int, np.ndarray], Sequence[int]]
 
-# Beginnings of one input's outputs that a function is asked for, at most.
+# Most calls of the function for one input.
 BEGINNINGS = 100_000
 
 
 @flax.struct.dataclass
 class AnswerTrie(Processor):
-    """A trie of answers: only their ids follow one another, and an end only where one is whole.
+    """A trie of allowed answers; EOS may follow a whole answer only.
 
-    Edges are sorted by the node they leave: those of node n are `first[n]` to `first[n + 1] - 1`.
-    Node 0 is the root. Ids that were given (a forced prefix) are no part of an answer.
+    The edges of node n are `first[n]` to `first[n + 1] - 1`. Node 0 is the root. A forced prefix is
+    not part of an answer.
 
     Attributes:
-      first: int32[nodes + 1].
+      first: int32[nodes + 1], the first edge of each node.
       tokens, children: int32[edges + width], the id of each edge and the node it leads to.
       width: the largest number of edges of a node, rounded up.
-      roots: int32[B], the node that each input begins in; None: node 0.
+      roots: int32[B], the root of each input; None: node 0.
     """
 
     first: Any
@@ -46,7 +46,7 @@ class AnswerTrie(Processor):
 
     @classmethod
     def of(cls, answers: Sequence[Sequence[int]], eos: Sequence[int]) -> AnswerTrie:
-        """From answers without EOS; after each, any of `eos` may follow."""
+        """From answers without EOS; each may end with any of `eos`."""
         edges: list[dict[int, int]] = [{}]
         for answer in answers:
             node = 0
@@ -64,13 +64,12 @@ class AnswerTrie(Processor):
     ) -> AnswerTrie:
         """From the edges of each node: ids and the nodes that they lead to, -1 for an end.
 
-        Sizes are rounded up to powers of two, so that few programs serve all sets.
+        Sizes are rounded up to powers of two to avoid recompiles.
         """
-        # Nothing follows an end: all ends are one node without edges.
-        end = len(edges)
+        end = len(edges)  # one node without edges for all ends
         counts = [len(e) for e in edges]
-        width = _round_up(max(counts))
-        nodes, total = _round_up(end + 1), _round_up(sum(counts))
+        width = round_up(max(counts))
+        nodes, total = round_up(end + 1), round_up(sum(counts))
         first = np.full(nodes + 1, sum(counts), np.int32)
         first[: end + 1] = np.concatenate([[0], np.cumsum(counts)])
         tokens, children = np.zeros((2, total + width), np.int32)
@@ -89,7 +88,7 @@ class AnswerTrie(Processor):
         at, there = self._edges(state)
         taken = there & (jnp.asarray(self.tokens)[at] == tokens[:, None])
         children = jnp.asarray(self.children)[at]
-        # An id that no edge has belongs to a row that is past its end; it stays there.
+        # An id without an edge belongs to a finished row, which stays where it is.
         node = jnp.where(taken.any(axis=1), jnp.max(jnp.where(taken, children, 0), axis=1), state)
         return jnp.where(decided, node, state)
 
@@ -100,15 +99,15 @@ class AnswerTrie(Processor):
         allowed = jnp.zeros((rows, vocab), bool)
         allowed = allowed.at[jnp.arange(rows)[:, None], ids].set(True, mode="drop")
         kept = jnp.where(allowed, logits, -jnp.inf)
-        # Where other options forbid all that an answer goes on with, the answer wins; in beam
-        # search only if no beam of the input can go on.
+        # An answer wins over options that forbid all of its next ids; in beam search only if no
+        # beam of the input can continue.
         possible = jnp.any(kept > FORBIDDEN, axis=1) & context.live
         possible = possible.reshape(-1, context.beams).any(axis=1)
         possible = jnp.repeat(possible, context.beams)[:, None]
         return jnp.where(possible, kept, jnp.where(allowed, 0.0, -jnp.inf))
 
     def _edges(self, nodes: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Nodes int32[R] -> edges int32[R, width] and which of them leave the node."""
+        """Nodes int32[R] -> edges int32[R, width], and bool[R, width]: the edge leaves the node."""
         first = jnp.asarray(self.first)
         at = first[nodes][:, None] + jnp.arange(self.width)
         return at, at < first[nodes + 1][:, None]
@@ -124,26 +123,26 @@ def explore(
     longest: int,
     rows: int,
 ) -> AnswerTrie:
-    """The trie of all outputs that a function allows, which it is asked for one by one.
+    """The trie of all outputs that a `prefix_allowed_tokens_fn` allows.
 
     Args:
       allowed: the function.
-      numbers: of the inputs, which it is called with.
-      before: ids that stand before the first that is decided, of each input.
+      numbers: the inputs' numbers, its first argument.
+      before: for each input, the ids before the first generated id.
       eos: ids that end an output.
-      limit: ids from here on do not exist.
-      longest: ids of an output, at most.
-      rows: inputs, with those that only fill a batch up.
+      limit: ids are below it.
+      longest: most ids of an output.
+      rows: rows of the batch, padding rows included.
 
     Raises:
-      ValueError: it allows nothing, what is no id, or more than can be listed.
+      ValueError: the function allows nothing, an invalid id, or too many outputs.
     """
     edges: list[dict[int, int]] = []
     roots: list[int] = []
     last: list[dict[int, int]] = []
     for number, given in zip(numbers, before, strict=True):
         found = _outputs(allowed, number, given, eos, limit, longest)
-        # Often a function does not look at the input.
+        # Inputs with the same outputs share a trie.
         if found != last:
             roots.append(len(edges))
             edges += [{i: n if n < 0 else n + roots[-1] for i, n in e.items()} for e in found]
@@ -161,7 +160,7 @@ def _outputs(
     limit: int,
     longest: int,
 ) -> list[dict[int, int]]:
-    """The edges of one input's trie; see `explore`."""
+    """The edges of one input's trie, for `Answers.of_edges`."""
     edges: list[dict[int, int]] = [{}]
     queue: list[tuple[int, tuple[int, ...]]] = [(0, ())]
     for node, ids in queue:
@@ -198,7 +197,3 @@ def _outputs(
                 "logits_processor, which is asked at each step"
             )
     return edges
-
-
-def _round_up(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()

@@ -1,4 +1,4 @@
-"""From `GenerationOptions` to what the compiled programs are given."""
+"""`Controls`: generation options as arguments of compiled programs."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ LogitsProcessor = Callable[[jax.Array, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class SpecialIds:
-    """The ids that mean something to the loop."""
+    """Special ids and the vocabulary's size."""
 
     start: int
     pad: int
     eos: tuple[int, ...]
-    limit: int  # ids from here on are never produced
-    vocab: int  # ids that the model gives logits for
+    limit: int  # ids from here on are never generated
+    vocab: int  # the model's vocab_size
 
 
 @flax.struct.dataclass
 class Prefix:
-    """Ids that each of R rows begins with: `ids` int32[R, P], the first `lengths` int32[R]."""
+    """Forced beginnings of R rows: the first `lengths` int32[R] of `ids` int32[R, P]."""
 
     ids: Any
     lengths: Any
@@ -64,13 +64,13 @@ class Controls:
     Attributes:
       ids: special ids; static.
       keys: uint32[R, 2], or [B, 2] with beams: threefry key data.
-      max_new_tokens: int32, ids that are decided at most.
-      processors: in the order that they are applied in.
-      sampler: picks the next id.
+      max_new_tokens: int32, the most generated ids.
+      processors: in the order of application.
+      sampler: chooses the next id.
       search: beam search; None: one hypothesis a row.
-      stop: texts that end a row; or None.
-      prefix: what rows begin with; or None.
-      shortlist: a head to look the likeliest id up in, where `may_shortlist`; or None.
+      stop: stop strings, or None.
+      prefix: forced beginnings of rows, or None.
+      shortlist: the head's int8 copy, where `may_shortlist`; or None.
     """
 
     ids: SpecialIds = flax.struct.field(pytree_node=False)
@@ -85,7 +85,7 @@ class Controls:
 
     @property
     def may_shortlist(self) -> bool:
-        """Whether the likeliest id that is not forbidden is all that is asked for."""
+        """Whether decoding only needs the likeliest id that is not forbidden."""
         greedy = self.search is None and isinstance(self.sampler, Greedy)
         return greedy and all(p.forbids for p in self.processors)
 
@@ -100,15 +100,15 @@ def make_processors(
     trie: AnswerTrie | None = None,
     function: LogitsProcessor | None = None,
 ) -> tuple[Processor, ...]:
-    """The processors that options ask for, in transformers' order.
+    """The processors of `options`, in transformers' order.
 
     Args:
-      options: which.
+      options: the generation options.
       ids: special ids.
       inputs: int32[B, S], the ids of each input.
-      mask: bool[B, S], False at padding, which no processor looks at.
+      mask: bool[B, S], False at padding, which processors ignore.
       answers: `options.answers` as ids, without EOS.
-      trie: in place of them.
+      trie: replaces `answers`.
       function: a user's `(ids, logits) -> logits`.
     """
     out: list[Processor] = []
@@ -129,7 +129,7 @@ def make_processors(
     words = [word for word in options.bad_words_ids if word not in {(i,) for i in ids.eos}]
     if words:
         out.append(BadWords.of(words))
-    # Always there: 0 is a number like others.
+    # Always present, so that changing min_new_tokens does not recompile.
     out.append(MinNewTokens(np.int32(options.min_new_tokens), ids.eos))
     if options.forced_bos_token_id is not None:
         out.append(ForcedFirst(np.int32(options.forced_bos_token_id)))
@@ -145,7 +145,7 @@ def make_processors(
         out.append(BeginSuppress(_mask(options.begin_suppress_tokens, ids.vocab), forced))
     if function is not None:
         out.append(UserFunction(function))
-    # Last, so that nothing but an answer comes out whatever else is asked for.
+    # Last, so that outputs are always answers.
     if trie is not None:
         out.append(trie)
     elif answers:
@@ -160,7 +160,7 @@ def _mask(ids: Sequence[int], vocab: int) -> np.ndarray:
 
 
 def check_ids(options: GenerationOptions, limit: int) -> None:
-    """Raises ValueError for an id in the options that is not below `limit`."""
+    """Raises ValueError if the options hold an id that is not below `limit`."""
     given = {
         "suppress_tokens": options.suppress_tokens,
         "begin_suppress_tokens": options.begin_suppress_tokens,

@@ -1,6 +1,7 @@
-"""The types of generation options, as callers, files and the command line give them.
+"""Types of generation options.
 
-Each reader makes one value Python's own, immutable and hashable; each type's `Kind` says how.
+Each type has a reader that makes a value of a caller, a file or the command line immutable and
+hashable.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def sequences(value: Any) -> Sequences:
 
 
 def _some_text(value: Any) -> str:
-    """At least one character, and none that UTF-8 does not have."""
+    """A text that is not empty and has a UTF-8 encoding."""
     if not isinstance(value, str) or not value:
         raise TypeError
     value.encode()
@@ -84,7 +85,7 @@ def decay(value: Any) -> Decay:
 
 
 def biases(value: Any) -> Biases:
-    """A mapping of sequences to numbers, or pairs of them; of a sequence's, the last counts."""
+    """A mapping of sequences to numbers, or pairs; the last of a repeated sequence counts."""
     pairs = value.items() if isinstance(value, Mapping) else map(_several, _several(value))
     found = {ids(sequence): number(bias) for sequence, bias in pairs}
     if not all(found):
@@ -93,7 +94,7 @@ def biases(value: Any) -> Biases:
 
 
 def phrases(value: Any) -> Phrases:
-    """Phrases, each a sequence of ids or several of which any will do."""
+    """Phrases: each a sequence of ids, or several alternatives."""
 
     def phrase(value: Any) -> Phrase:
         parts = _several(value)
@@ -147,7 +148,7 @@ Answers = Annotated[
     tuple[str | tuple[int, ...], ...],
     Kind(answers, f"texts, or sequences of ids: {_IDS}", str, "TEXT", repeated=True),
 ]
-# From which new id on, and the factor of each further one.
+# The number of tokens after which it begins, and the factor of each further token.
 Decay = Annotated[
     tuple[int, float],
     Kind(
@@ -157,7 +158,7 @@ Decay = Annotated[
         "START,FACTOR",
     ),
 ]
-# Sequences of ids, with what is added to the logit of the last where the others stand before it.
+# Sequences of ids, each with a bias for the logit of its last id after its other ids.
 Biases = Annotated[
     tuple[tuple[tuple[int, ...], float], ...],
     Kind(

@@ -1,4 +1,4 @@
-"""`GenerationOptions`: transformers' names with transformers' meaning."""
+"""`GenerationOptions`, with transformers' names and meaning."""
 
 from __future__ import annotations
 
@@ -24,68 +24,68 @@ from t5jax.knobs import check_knobs, declared, knob, nearest, short
 if TYPE_CHECKING:
     from t5jax.decoding.samplers import Greedy, Sample
 
-# Options that only say how to do what a switch turns on, and what turns it on.
+# Options that have no effect without sampling, or without beam search.
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _BEAMS = ("length_penalty", "early_stopping", "brevity_penalty", "force_words_ids")
 
-# What transformers calls otherwise, and what is wanted in its place.
+# Options of transformers that are refused, and the option to use instead.
 _ELSEWHERE = {
     "max_length": "give max_new_tokens, which does not count the start id: one less",
     "min_length": "give min_new_tokens, which does not count the start id: one less",
 }
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Scores divide by lengths to this power; a larger one leaves float32 no digits at any length.
+# Largest length_penalty: scores are divided by length to this power, in float32.
 _POWER = 36
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerationOptions:
-    """How to decode. Greedy unless `do_sample` or `num_beams` say otherwise.
+    """How to decode: greedily, unless `do_sample` or `num_beams` is set.
 
-    Lists are kept as tuples. None turns an option off, where it is one that can be, and is the
-    default of the others.
+    Lists become tuples. None turns an option off if it can be off, else sets its default.
 
     Raises:
-      ValueError: a value is of another type or out of range, or two options contradict each other.
+      ValueError: a value has the wrong type or is out of range, or two options conflict.
     """
 
-    max_new_tokens: int = knob(128, "longest output, its EOS counted", least=1)
-    min_new_tokens: int = knob(0, "tokens before which EOS is not allowed", least=0)
-    num_beams: int = knob(1, "hypotheses that beam search follows; 1: no beam search", least=1)
-    num_return_sequences: int = knob(
-        1, "results an input: samples, or the best of num_beams", least=1
-    )
+    max_new_tokens: int = knob(128, "longest output in tokens, EOS included", least=1)
+    min_new_tokens: int = knob(0, "tokens before EOS is allowed", least=0)
+    num_beams: int = knob(1, "beams of beam search; 1: no beam search", least=1)
+    num_return_sequences: int = knob(1, "outputs per input: samples, or the best beams", least=1)
     length_penalty: float = knob(
         1.0,
-        "beams: scores are log p / length^this, so that more than 0 favours longer ones",
+        "beams: scores are log p / length^this; larger values favour longer outputs",
         least=-_POWER,
         most=_POWER,
     )
     early_stopping: EarlyStopping = knob(
         False,
-        "beams: true stops at num_beams finished ones, false when better ones are unlikely, "
+        "beams: true stops at num_beams finished beams, false when better beams are unlikely, "
         "never when they are impossible",
     )
     brevity_penalty: float | None = knob(
         None,
-        "beams: search and score as T5X does, log p / ((5 + length) / 6)^this; its own is 0.6",
+        "beams: search and score as T5X does, log p / ((5 + length) / 6)^this; T5X's value is 0.6",
         least=-_POWER,
         most=_POWER,
     )
-    do_sample: bool = knob(False, "draw from the distribution instead of taking its maximum")
+    do_sample: bool = knob(False, "sample from the distribution instead of its maximum")
     temperature: float = knob(
         1.0,
         "divides the logits before sampling",
         above=0,
         remedy="for the likeliest id, do_sample=False",
     )
-    top_k: int = knob(50, "sample among the k likeliest ids; 0: all of them", least=0)
+    top_k: int = knob(50, "sample among the k likeliest ids; 0: all ids", least=0)
     top_p: float = knob(
         1.0, "sample among the likeliest ids that hold this much probability", above=0, most=1
     )
     min_p: float = knob(
-        0.0, "sample among ids at least this times as likely as the likeliest", least=0, most=1
+        0.0,
+        "sample among ids with at least this fraction of the largest probability",
+        least=0,
+        most=1,
     )
     typical_p: float = knob(
         1.0, "sample among the most typical ids that hold this probability", above=0, most=1
@@ -109,39 +109,36 @@ class GenerationOptions:
         most=2**63 - 1,
     )
     repetition_penalty: float = knob(
-        1.0, "more than 1: ids that were there already are less likely", above=0
+        1.0, "above 1: ids that the output already has are less likely", above=0
     )
-    encoder_repetition_penalty: float = knob(
-        1.0, "more than 1: ids of the input are likelier", above=0
-    )
+    encoder_repetition_penalty: float = knob(1.0, "above 1: ids of the input are likelier", above=0)
     no_repeat_ngram_size: int = knob(
-        0, "no n-gram of this size twice in an output; 0: any", least=0
+        0, "no n-gram of this size twice in an output; 0: no limit", least=0
     )
     encoder_no_repeat_ngram_size: int = knob(
-        0, "no n-gram of this size of the input; 0: any", least=0
+        0, "no n-gram of this size from the input; 0: no limit", least=0
     )
     bad_words_ids: Sequences = knob((), "sequences of ids that must not be generated")
     suppress_tokens: IdList = knob((), "ids that must not be generated")
     begin_suppress_tokens: IdList = knob((), "ids that must not come first")
     sequence_bias: Biases = knob(
-        (), "sequences of ids with what is added to the logit of the last after the others"
+        (), "sequences of ids, each with a bias for the logit of its last id after its other ids"
     )
     exponential_decay_length_penalty: Decay | None = knob(
-        None, "start and factor: from that many tokens on, EOS is likelier by the factor's powers"
+        None, "start and factor: after `start` tokens, EOS grows likelier by powers of the factor"
     )
     forced_bos_token_id: int | None = knob(None, "the first id", least=0)
     forced_eos_token_id: IdList = knob((), "the id, or ids, to end with at max_new_tokens")
     eos_token_id: IdList = knob((), "ids that end an output, in place of the model's EOS")
     stop_strings: Texts = knob((), "texts that end an output once they are in it")
     force_words_ids: Phrases = knob(
-        (), "beams: phrases that every output holds; of alternatives of a phrase, one"
+        (), "beams: phrases that every output contains, or one of a phrase's alternatives"
     )
     answers: Answers = knob((), "the only outputs allowed, as texts or as ids")
-    num_assistant_tokens: int = knob(5, "ids that an assistant guesses at a time", least=1)
+    num_assistant_tokens: int = knob(5, "tokens that an assistant guesses at a time", least=1)
     max_time: float | None = knob(
         None,
-        "seconds that a batch may take, looked at every eight tokens; what is decided by then is "
-        "the output",
+        "seconds per batch, checked every eight tokens; then the tokens so far are the output",
         above=0,
     )
 
@@ -157,7 +154,7 @@ class GenerationOptions:
                 f"max_new_tokens={self.max_new_tokens}"
             )
         for name in ("length_penalty", "brevity_penalty"):
-            # As a power of two; float32 has 127 of them, and scores are to have their digits.
+            # The exponent of two: float32's largest is 127, and scores need room.
             power = abs(getattr(self, name) or 0) * math.log2(self.max_new_tokens + 6)
             if power >= 100:
                 raise ValueError(
@@ -221,19 +218,19 @@ class GenerationOptions:
         return [field.name for field in dataclasses.fields(cls)]
 
     def replace(self, options: Mapping[str, Any]) -> GenerationOptions:
-        """A copy with `options`, as a call gives them.
+        """A copy with the options of a call.
 
         Raises:
-          ValueError: an unknown option, with the nearest right name; one that says how to sample
-            or to search where nothing turns that on (unless `options` turn it off themselves:
-            then it has no effect); an empty list where that can only be a mistake.
+          ValueError: an unknown option (the message has the nearest name); an option of sampling or
+            beam search without either (allowed, without effect, if `options` turn it off
+            explicitly); `answers=[]`.
         """
         for name in options:
             if name not in self.names():
                 hint = _ELSEWHERE.get(name) or nearest(name, self.names())
                 raise ValueError(f"unknown generation option {name!r}; {hint}")
         if "max_new_tokens" in options and "min_new_tokens" not in options:
-            # What is asked for goes before what a checkpoint says.
+            # The call's max_new_tokens limits the checkpoint's min_new_tokens.
             longest = dataclasses.replace(self, min_new_tokens=0, **options).max_new_tokens
             options = {"min_new_tokens": min(self.min_new_tokens, longest), **options}
         new = dataclasses.replace(self, **options)
@@ -252,13 +249,13 @@ class GenerationOptions:
         return new
 
     def sampler(self) -> Greedy | Sample:
-        """The strategy that picks the next id."""
-        # Here, for options are declared without JAX: the command line reads them first.
+        """The strategy that chooses the next id."""
+        # Imported here, so that the command line reads options without JAX.
         from t5jax.decoding.samplers import Greedy, Sample
 
         if not self.do_sample:
             return Greedy()
-        # Beam search must find an id to go on with beside those that end.
+        # Beam search needs an id that continues beside all EOS ids.
         keep = 1 if self.num_beams == 1 else max(1, len(self.eos_token_id)) + 1
         return Sample(
             temperature=self.temperature,

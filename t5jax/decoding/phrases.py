@@ -1,9 +1,9 @@
-"""Phrases that every output holds, in beam search.
+"""Beam search for outputs that hold given phrases.
 
-Dynamic beam allocation (Post and Vilar 2018, arXiv:1804.06609): beams are shared out among banks of
-hypotheses that have as many ids of the phrases behind them. So those that got on are not pushed out
-by likelier ones that did not, and the furthest gets on at each step. An automaton says how far a
-hypothesis is (Aho and Corasick 1975), so phrases may overlap, and may come by themselves.
+Dynamic beam allocation (Post and Vilar 2018, arXiv:1804.06609): beams are divided among banks, a
+bank for each number of phrase ids done. So likelier hypotheses with fewer ids done do not displace
+the others, and the most advanced one advances at each step. An automaton tracks progress (Aho and
+Corasick 1975), so phrases may overlap, and may come up unforced.
 
 Letters: B inputs, K beams, W candidates of a beam, V vocabulary, N states, C phrases, A ids that
 are in a phrase.
@@ -19,22 +19,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5jax.decoding.processors import round_up
 from t5jax.ops.selection import largest
 
 
 @flax.struct.dataclass
 class Progress:
-    """How far rows are: `node` int32[…], a state; `met` bool[…, C]: phrases that are there."""
+    """Rows' progress: `node` int32[…], the automaton's state; `met` bool[…, C], phrases done."""
 
     node: jax.Array
     met: jax.Array
 
 
 class Candidates(NamedTuple):
-    """[B, M] each: totals, parents' numbers, ids, ids of phrases behind them.
-
-    Without phrases `bank` is None.
-    """
+    """[B, M] each: total scores, parent beams, ids, and phrase ids done (None without phrases)."""
 
     scores: jax.Array
     parents: jax.Array
@@ -44,16 +42,16 @@ class Candidates(NamedTuple):
 
 @flax.struct.dataclass
 class PhraseAutomaton:
-    """An automaton over ids that says which phrases are there and how much of the next one.
+    """An automaton over ids that tracks phrases done and progress in the current phrase.
 
-    A state is the longest end of what is there that begins a phrase.
+    A state is the longest suffix of the output that is a prefix of a phrase.
 
     Attributes:
-      ids: int32[A], those of the phrases; beyond the vocabulary where there are fewer.
-      letters: int32[V], the place of each id among them; A: it is none.
+      ids: int32[A], the ids in phrases; beyond the vocabulary in unused places.
+      letters: int32[V], the index of each id in `ids`; A: not in a phrase.
       follow: int32[N, A + 1], the state after an id.
-      missing: int32[N, C], ids that a phrase, or the shortest way to one of its alternatives, is
-        still away from; 0 in a state that completes it.
+      missing: int32[N, C], ids still missing from a phrase, or from its nearest alternative; 0 in a
+        state that completes it.
     """
 
     ids: Any
@@ -63,10 +61,10 @@ class PhraseAutomaton:
 
     @classmethod
     def of(cls, phrases: Sequence[Sequence[Sequence[int]]], vocab: int) -> PhraseAutomaton:
-        """From alternatives of each phrase. Sizes are rounded up: few programs serve all."""
+        """From alternatives of each phrase; sizes are rounded up to avoid recompiles."""
         words = [(c, word) for c, phrase in enumerate(phrases) for word in phrase]
         alphabet = sorted({i for _, word in words for i in word})
-        size = _round_up(len(alphabet))
+        size = round_up(len(alphabet))
         ids = np.full(size, vocab, np.int32)
         ids[: len(alphabet)] = alphabet
         letters = np.full(vocab, size, np.int32)
@@ -85,12 +83,12 @@ class PhraseAutomaton:
                     children.append({})
                     missing.append([never] * len(phrases))
                 node = children[node][letter]
-        nodes = _round_up(len(children))
+        nodes = round_up(len(children))
         follow = np.zeros((nodes, size + 1), np.int32)
-        # Phrases that there are not miss nothing.
-        least = np.zeros((nodes, _round_up(len(phrases))), np.int32)
+        # 0 missing ids in the columns that pad C.
+        least = np.zeros((nodes, round_up(len(phrases))), np.int32)
         least[: len(children), : len(phrases)] = missing
-        # By depth: a state behaves as its longest proper end does, but for its own children.
+        # Breadth first: a state copies its longest proper suffix, except for its own children.
         queue = [(0, 0)]
         for node, fallback in queue:
             if node:
@@ -104,42 +102,42 @@ class PhraseAutomaton:
 
     @property
     def sizes(self) -> Any:
-        """int32[C]: ids of a phrase, or of its shortest alternative."""
+        """int32[C]: the number of ids of each phrase, or of its shortest alternative."""
         return jnp.asarray(self.missing)[0]
 
     def start(self, rows: int) -> Progress:
-        """Of rows in which there is no id yet."""
+        """The progress of rows without ids."""
         return Progress(
             jnp.zeros(rows, jnp.int32), jnp.broadcast_to(self.sizes == 0, (rows, len(self.sizes)))
         )
 
     def advance(self, state: Progress, tokens: jax.Array) -> Progress:
-        """After one more id a row, int32[…]."""
+        """The progress after one more id a row, int32[…]."""
         node = jnp.asarray(self.follow)[state.node, jnp.asarray(self.letters)[tokens]]
         return Progress(node, state.met | (jnp.asarray(self.missing)[node] == 0))
 
     def bank(self, state: Progress) -> jax.Array:
-        """int32[…]: ids of phrases that are there, those of the phrase at hand among them."""
+        """int32[…]: the number of phrase ids done, the current phrase included."""
         there = self.sizes - jnp.asarray(self.missing)[state.node]
         begun = jnp.max(jnp.where(state.met, 0, there), axis=-1)
         return jnp.sum(jnp.where(state.met, self.sizes, 0), axis=-1) + begun
 
     def holds(self, state: Progress) -> jax.Array:
-        """bool[…]: all phrases are there."""
+        """bool[…]: all phrases are done."""
         return jnp.all(state.met, axis=-1)
 
     @property
     def whole(self) -> jax.Array:
-        """int32 scalar: the bank of hypotheses that hold all phrases."""
+        """int32 scalar: the bank of hypotheses with all phrases."""
         return jnp.sum(self.sizes)
 
     def candidates(self, totals: jax.Array, state: Progress, eos: Sequence[int]) -> Candidates:
-        """Of each beam: its likeliest ids, each id of a phrase, and its ends if it may end.
+        """Each beam's likeliest ids, all ids of phrases, and EOS if all phrases are done.
 
         Args:
-          totals: float32[B, K, V].
+          totals: float32[B, K, V], scores after each id.
           state: leaves [B, K, …].
-          eos: ids that end a hypothesis; in no phrase.
+          eos: ids that end a hypothesis; not in a phrase.
         """
         batch, beams, vocab = totals.shape
         special = jnp.concatenate([jnp.asarray(self.ids), jnp.asarray(eos)])
@@ -163,7 +161,7 @@ class PhraseAutomaton:
 
 
 def places(scores: jax.Array, bank: jax.Array) -> jax.Array:
-    """int32[B, M]: each candidate's place in its bank, by score, from 0."""
+    """int32[B, M]: each candidate's rank by score within its bank, from 0."""
     order = jnp.lexsort((-scores, -bank), axis=-1)
     rows = jnp.arange(len(scores))[:, None]
     at = jnp.arange(scores.shape[1])
@@ -173,17 +171,11 @@ def places(scores: jax.Array, bank: jax.Array) -> jax.Array:
 
 
 def share_out(scores: jax.Array, bank: jax.Array, beams: int) -> tuple[jax.Array, jax.Array]:
-    """The candidates that go on: the best of each bank, then the second of each, and so on.
-
-    Banks that are further go first.
+    """Selects the best candidate of each bank, then the second of each, …; advanced banks first.
 
     Returns:
-      Scores float32[B, K] in descending order, and places among the candidates int32[B, K].
+      Scores float32[B, K] in descending order, and indices of candidates int32[B, K].
     """
     order = jnp.lexsort((-bank, places(scores, bank), scores == -jnp.inf), axis=-1)[:, :beams]
     kept, again = jax.lax.top_k(jnp.take_along_axis(scores, order, axis=1), beams)
     return kept, jnp.take_along_axis(order, again, axis=1)
-
-
-def _round_up(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()

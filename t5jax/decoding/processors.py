@@ -1,10 +1,10 @@
-"""Logit processors: what makes ids less likely, or forbids them, before one is picked.
+"""Logit processors change logits before the next id is chosen.
 
-A processor is a pytree. Its numbers are leaves, so that other values compile nothing anew; sizes
-and functions are structure. What it has to remember of each row is an explicit state that `start`
-makes and `advance` replaces; beam search lets a row go on from another row's state.
+A processor is a pytree. Its numbers are leaves, so changing them does not recompile; sizes and
+functions are structure. Its memory of each row is an explicit state that `start` makes and
+`advance` replaces; beam search reorders states with their beams.
 
-Letters: R rows, B inputs (each with R / B rows in a run: samples, beams), V vocabulary, T
+Letters: R rows, B inputs (each with R / B consecutive rows: samples, beams), V vocabulary, T
 positions.
 """
 
@@ -20,19 +20,22 @@ import numpy as np
 
 from t5jax import user_code
 
-# Log-probabilities from here down are those of ids that a finite mask forbids; T5X's own is this.
+# Log-probabilities at or below it belong to ids that a finite mask forbids; T5X's mask is -1e7.
 FORBIDDEN = -1e7
 
 
 @flax.struct.dataclass
 class Context:
-    """Where decoding stands.
+    """The position of decoding.
 
-    `ids` int32[R, 1 + T]: the start id, a forced prefix if any, what was decided; -1 from `length`
-    on. `length` int32 scalar: ids there are. `decided` int32[R], or [1] where all rows are alike:
-    how many of them were decided, not given. `remaining`, of the same shape: how many may still
-    be. `live` bool[R] or [1]: rows of which something may come. `beams`: rows in a run that are one
-    search.
+    Attributes:
+      ids: int32[R, 1 + T], the start id, a forced prefix if any, and generated ids; -1 from
+        `length` on.
+      length: int32 scalar, the number of ids.
+      decided: int32[R], or [1] where all rows agree, how many ids were generated, prefix excluded.
+      remaining: like `decided`, how many ids may still be generated.
+      live: bool[R] or [1], rows that may still give an output.
+      beams: consecutive rows that are beams of one search.
     """
 
     ids: jax.Array
@@ -44,20 +47,20 @@ class Context:
 
 
 class Processor:
-    """What a processor offers; by default it remembers nothing and changes nothing.
+    """The base class: no state, logits unchanged.
 
-    `forbids`: it puts minus infinity somewhere, whatever the logits are, and does nothing else.
+    `forbids`: the processor only sets logits to minus infinity, independent of their values.
     """
 
     forbids = False
 
     def start(self, rows: int) -> Any:
-        """The state of `rows` rows in which there is no id yet; leaves [R, …]."""
+        """The state of `rows` rows without ids; leaves [R, …]."""
         del rows
         return ()
 
     def advance(self, state: Any, tokens: jax.Array, decided: jax.Array) -> Any:
-        """The state after one more id a row, int32[R]; `decided` bool[R]: it was not given."""
+        """The state after one more id a row, int32[R]; `decided` bool[R] is False in a prefix."""
         del tokens, decided
         return state
 
@@ -68,7 +71,7 @@ class Processor:
 
 
 def keep_below(logits: jax.Array, limit: int) -> jax.Array:
-    """Forbids ids from `limit` on: rows that pad the embedding belong to no token."""
+    """Forbids ids from `limit` on, such as padding rows of the embedding."""
     if limit >= logits.shape[-1]:
         return logits
     return jnp.where(jnp.arange(logits.shape[-1]) < limit, logits, -jnp.inf)
@@ -85,12 +88,12 @@ def no_end_before(
 def forbid(logits: jax.Array, ids: jax.Array, where: jax.Array) -> jax.Array:
     """Minus infinity at ids int32[R, M] or [M] where bool[R, M] is true."""
     rows, vocab = logits.shape
-    ids = jnp.where(where, ids, vocab)  # past the end, where nothing is written
+    ids = jnp.where(where, ids, vocab)  # dropped: past the end
     return logits.at[jnp.arange(rows)[:, None], ids].set(-jnp.inf, mode="drop")
 
 
 def penalize(logits: jax.Array, penalty: jax.Array) -> jax.Array:
-    """Less likely where more than 1, whatever the logit's sign (arXiv:1909.05858, section 4.1)."""
+    """A penalty above 1 lowers logits of either sign (arXiv:1909.05858, section 4.1)."""
     return jnp.where(logits < 0, logits * penalty, logits / penalty)
 
 
@@ -113,7 +116,7 @@ class KeepBelow(Processor):
 
 @flax.struct.dataclass
 class MinNewTokens(Processor):
-    """Forbids EOS before `count` ids were decided."""
+    """Forbids EOS before `count` generated ids."""
 
     count: Any
     eos: tuple[int, ...] = flax.struct.field(pytree_node=False)
@@ -126,10 +129,7 @@ class MinNewTokens(Processor):
 
 @flax.struct.dataclass
 class EncoderRepetitionPenalty(Processor):
-    """Makes ids of the input likelier where `penalty` is more than 1.
-
-    `present` bool[B, V]: the ids of each input.
-    """
+    """Makes ids of the input, `present` bool[B, V], likelier if `penalty` is above 1."""
 
     penalty: Any
     present: Any
@@ -150,7 +150,7 @@ class EncoderRepetitionPenalty(Processor):
 
 @flax.struct.dataclass
 class RepetitionPenalty(Processor):
-    """Makes ids that were there already, the start id among them, less likely."""
+    """Makes ids that occurred before, the start id included, less likely."""
 
     penalty: Any
     vocab: int = flax.struct.field(pytree_node=False)
@@ -167,7 +167,7 @@ class RepetitionPenalty(Processor):
 
 @flax.struct.dataclass
 class NoRepeatNGram(Processor):
-    """Forbids what would complete an n-gram that was there already (arXiv:1705.04304, 2.5)."""
+    """Forbids ids that would complete a repeated n-gram (arXiv:1705.04304, section 2.5)."""
 
     size: int = flax.struct.field(pytree_node=False)
 
@@ -188,7 +188,7 @@ class NoRepeatNGram(Processor):
 
 @flax.struct.dataclass
 class EncoderNoRepeatNGram(Processor):
-    """Forbids what would complete an n-gram of the input; `inputs` int32[B, S], -1 at padding."""
+    """Forbids ids that would complete an n-gram of `inputs` int32[B, S], -1 at padding."""
 
     inputs: Any
     size: int = flax.struct.field(pytree_node=False)
@@ -210,10 +210,10 @@ class EncoderNoRepeatNGram(Processor):
 
 @flax.struct.dataclass
 class BadWords(Processor):
-    """Forbids the last id of a sequence where the others stand before it.
+    """Forbids the last id of a sequence after its other ids.
 
-    `before` int32[M, L], M sequences without their last ids, with -1 in front of shorter ones;
-    `last` int32[M], beyond the vocabulary in rows that are none.
+    `before` int32[M, L] holds M sequences without their last ids, left-padded with -1; `last`
+    int32[M] their last ids, beyond the vocabulary in unused rows.
     """
 
     before: Any
@@ -223,9 +223,9 @@ class BadWords(Processor):
 
     @classmethod
     def of(cls, words: Sequence[Sequence[int]]) -> BadWords:
-        """From sequences of ids; sizes are rounded up, so that few programs serve all."""
-        rows = _power_of_two(len(words))
-        before = np.full((rows, _power_of_two(max(map(len, words))) - 1), -1, np.int32)
+        """From sequences of ids; sizes are rounded up to avoid recompiles."""
+        rows = round_up(len(words))
+        before = np.full((rows, round_up(max(map(len, words))) - 1), -1, np.int32)
         last = np.full(rows, np.iinfo(np.int32).max, np.int32)
         for i, word in enumerate(words):
             before[i, before.shape[1] - len(word) + 1 :] = word[:-1]
@@ -238,9 +238,9 @@ class BadWords(Processor):
 
 @flax.struct.dataclass
 class SequenceBias(Processor):
-    """Adds `bias` float32[M] to the last id of a sequence where the others stand before it.
+    """Adds `bias` float32[M] to the last id of each of M sequences after its other ids.
 
-    `words`: the M sequences; those of one last id add up.
+    Biases of the same id add up.
     """
 
     words: BadWords
@@ -263,7 +263,7 @@ class SequenceBias(Processor):
 
 @flax.struct.dataclass
 class ExponentialDecay(Processor):
-    """Beyond `most` decided ids EOS gains |logit| (factor^(ids beyond) - 1)."""
+    """After `most` generated ids, adds |logit| (factor^(ids beyond) - 1) to EOS."""
 
     most: Any
     factor: Any
@@ -271,11 +271,11 @@ class ExponentialDecay(Processor):
 
     def __call__(self, logits: jax.Array, context: Context, state: Any) -> jax.Array:
         beyond = (context.decided - self.most)[:, None]
-        # Cut where a softmax of what comes out would be no number.
+        # Limited, so that the softmax stays finite.
         power = jnp.minimum(jnp.power(self.factor, jnp.maximum(beyond, 0)), 1e30)
         eos = jnp.asarray(self.eos)
         old = logits[:, eos]
-        # An EOS that is forbidden stays so.
+        # A forbidden EOS stays forbidden.
         new = jnp.where(old > -jnp.inf, old + jnp.abs(old) * (power - 1.0), old)
         return logits.at[:, eos].set(new)
 
@@ -294,7 +294,7 @@ class Suppress(Processor):
 
 @flax.struct.dataclass
 class BeginSuppress(Processor):
-    """Forbids ids, `mask` bool[V], where the first is chosen; `forced`: the one before is not."""
+    """Forbids ids, `mask` bool[V], at the first position that is not `forced`."""
 
     mask: Any
     forced: bool = flax.struct.field(pytree_node=False)
@@ -303,14 +303,14 @@ class BeginSuppress(Processor):
 
     def __call__(self, logits: jax.Array, context: Context, state: Any) -> jax.Array:
         given = context.length - 1 - context.decided
-        # After a prefix nothing is forced.
+        # forced_bos_token_id has no effect after a prefix.
         first = context.decided == jnp.where(given == 0, int(self.forced), 0)
         return jnp.where(first[:, None] & self.mask, -jnp.inf, logits)
 
 
 @flax.struct.dataclass
 class ForcedFirst(Processor):
-    """The id after the start id; with a forced prefix there is none to decide."""
+    """Forces the id after the start id, unless there is a prefix."""
 
     id: Any
 
@@ -321,7 +321,7 @@ class ForcedFirst(Processor):
 
 @flax.struct.dataclass
 class ForcedLast(Processor):
-    """The id, or one of the ids int32[M], that the last position has."""
+    """Forces the last position to be one of the ids int32[M]."""
 
     ids: Any
 
@@ -348,15 +348,15 @@ class UserFunction(Processor):
 
 
 def last_ids(context: Context, count: int) -> jax.Array:
-    """int32[R, count]: the last ids; -2, which is no id, where there are not as many."""
+    """int32[R, count]: the last ids, left-padded with -2."""
     padded = jnp.pad(context.ids, ((0, 0), (count, 0)), constant_values=-2)
     return jax.lax.dynamic_slice_in_dim(padded, context.length, count, axis=1)
 
 
 def stand_last(context: Context, before: Any) -> jax.Array:
-    """bool[R, M]: which of M sequences int32[M, L], -1 in front of shorter ones, ids end with.
+    """bool[R, M]: which of M sequences int32[M, L], left-padded with -1, the ids end with.
 
-    The start id counts as the others do, as in transformers 5; in 4 it does not.
+    The start id counts, as in transformers 5; in 4 it does not.
     """
     before = jnp.asarray(before)
     tail = last_ids(context, before.shape[1])
@@ -366,5 +366,6 @@ def stand_last(context: Context, before: Any) -> jax.Array:
     return there
 
 
-def _power_of_two(n: int) -> int:
+def round_up(n: int) -> int:
+    """The next power of two: a size that few programs share."""
     return 1 << max(n - 1, 0).bit_length()

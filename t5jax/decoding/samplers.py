@@ -1,4 +1,4 @@
-"""Samplers: strategies that turn logits into the next id of every row."""
+"""Samplers choose the next id of every row from logits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from t5jax.ops.selection import likeliest
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
-    """The likeliest id."""
+    """The id with the largest logit."""
 
     def __call__(self, logits: jax.Array, keys: jax.Array) -> jax.Array:
         """float32[R, V] -> int32[R]; `keys` are not used."""
@@ -21,16 +21,15 @@ class Greedy:
         return likeliest(logits)
 
 
-# Greedy is nothing but its name: to a compiled program it is structure.
 jax.tree_util.register_static(Greedy)
 
 
 @flax.struct.dataclass
 class Sample:
-    """A draw from what `restrict` leaves.
+    """A draw from the restricted distribution.
 
-    Numbers are leaves: other values compile nothing anew, but for None, which leaves a restriction
-    out, and for `top_k` and `keep`, which are sizes.
+    Numbers are leaves, so changing them does not recompile; None leaves a restriction out. `top_k`
+    and `keep` are sizes.
     """
 
     temperature: float | jax.Array = 1.0
@@ -40,7 +39,7 @@ class Sample:
     typical_p: float | jax.Array | None = None
     epsilon_cutoff: float | jax.Array | None = None
     eta_cutoff: float | jax.Array | None = None
-    keep: int = flax.struct.field(pytree_node=False, default=1)  # ids that stay whatever happens
+    keep: int = flax.struct.field(pytree_node=False, default=1)  # fewest ids that stay
 
     def restrict(self, logits: jax.Array) -> jax.Array:
         """float32[R, V]: temperature, then each restriction in transformers' order."""
@@ -66,7 +65,7 @@ class Sample:
 
 
 def top_k(logits: jax.Array, k: int) -> jax.Array:
-    """Minus infinity below each row's k-th largest logit; ties with it stay. k=0: unchanged."""
+    """Keeps each row's k largest logits and ties with the k-th; k=0: all."""
     if k == 0 or k >= logits.shape[-1]:
         return logits
     return jnp.where(logits < kth_largest(logits, k), -jnp.inf, logits)
@@ -75,13 +74,13 @@ def top_k(logits: jax.Array, k: int) -> jax.Array:
 def top_p(logits: jax.Array, p: float | jax.Array, keep: int = 1) -> jax.Array:
     """Keeps the smallest set of likeliest ids whose probabilities sum to at least `p`.
 
-    Nucleus sampling (arXiv:1904.09751, section 3.1); `keep` ids at least stay.
+    Nucleus sampling (arXiv:1904.09751, section 3.1). At least `keep` ids stay.
     """
     if isinstance(p, float) and p >= 1.0:
         return logits
     ascending = jnp.sort(logits, axis=-1)
-    # An id goes if it and those less likely hold no more than what p leaves. Summed from the small
-    # end: near 1 float32 could not tell their probabilities apart.
+    # An id goes if it and all less likely ids hold at most 1 - p. Summed from the smallest, because
+    # float32 sums near 1 are coarse.
     stays = jnp.cumsum(jax.nn.softmax(ascending), axis=-1) > 1.0 - p
     stays |= jnp.arange(logits.shape[-1]) >= logits.shape[-1] - keep
     threshold = jnp.min(jnp.where(stays, ascending, jnp.inf), axis=-1, keepdims=True)
@@ -96,7 +95,7 @@ def min_p(logits: jax.Array, p: float | jax.Array, keep: int = 1) -> jax.Array:
 
 
 def typical_p(logits: jax.Array, mass: float | jax.Array, keep: int = 1) -> jax.Array:
-    """Keeps the ids whose information is nearest to the entropy, until they hold `mass`.
+    """Keeps ids whose information is nearest to the entropy, until they hold `mass`.
 
     Locally typical sampling (arXiv:2202.00666, section 3).
     """
@@ -106,7 +105,6 @@ def typical_p(logits: jax.Array, mass: float | jax.Array, keep: int = 1) -> jax.
     nearest = jnp.argsort(distance, axis=-1)
     reached = jnp.cumsum(jnp.take_along_axis(p, nearest, -1), axis=-1)
     last = jnp.minimum(jnp.sum(reached < mass, axis=-1, keepdims=True), logits.shape[-1] - 1)
-    # Whatever the mass, the `keep` most typical ones stay.
     last = jnp.maximum(last, keep - 1)
     threshold = jnp.take_along_axis(distance, jnp.take_along_axis(nearest, last, -1), -1)
     return jnp.where(distance > threshold, -jnp.inf, logits)
@@ -128,7 +126,7 @@ def eta_cutoff(logits: jax.Array, epsilon: float | jax.Array, keep: int = 1) -> 
 
 
 def entropy(log_p: jax.Array) -> jax.Array:
-    """Of log-probabilities float32[R, V], in nats: float32[R, 1]."""
+    """Log-probabilities float32[R, V] -> entropy in nats, float32[R, 1]."""
     p = jnp.exp(log_p)
     return -jnp.sum(jnp.where(p > 0, p * log_p, 0.0), axis=-1, keepdims=True)
 

@@ -1,4 +1,4 @@
-"""Stop strings: an automaton over token texts that says which id completes one."""
+"""Stop strings: an automaton over the text of tokens."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5jax.decoding.processors import round_up
+
 
 @flax.struct.dataclass
 class StopStrings:
-    """Where each row stands in the stop strings, id by id.
+    """Finds stop strings while ids are generated.
 
-    A stop string may begin and end inside of tokens and go over several. A state is the longest
-    end of the text so far that begins a stop string (Aho and Corasick 1975).
+    A stop string may begin and end inside tokens. A state is the longest suffix of the text that is
+    a prefix of a stop string (Aho and Corasick 1975).
 
     Attributes:
-      table: int32[states, V], the state after an id; plus `states` where a stop string ends in
-        the id's text. Ids beyond V have no text.
+      table: int32[states, V], the state after an id, plus `states` if a stop string ends in the
+        id's text. Ids beyond V have no text.
     """
 
     table: Any
 
     @classmethod
     def of(cls, strings: Sequence[str], texts: Sequence[bytes]) -> StopStrings:
-        """From stop strings and the text of each id, in UTF-8."""
+        """From stop strings and each id's UTF-8 text."""
         return cls(_table(tuple(strings), tuple(texts)))
 
     def cuts(self, ids: Sequence[int]) -> bool:
-        """Whether an output of these ids would end before the last of them."""
+        """Whether an output of these ids would end before its last id."""
         states, vocab = self.table.shape
         state = 0
         for token in ids[:-1]:
@@ -42,11 +44,11 @@ class StopStrings:
         return False
 
     def start(self, rows: int) -> jax.Array:
-        """int32[R]: no text yet."""
+        """The state int32[R] of rows without text."""
         return jnp.zeros(rows, jnp.int32)
 
     def advance(self, state: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The state after one more id a row, int32[R], and bool[R]: that completed a string."""
+        """The state after one more id a row, int32[R], and bool[R]: the id completed a string."""
         table = jnp.asarray(self.table)
         states, vocab = table.shape
         after = table[state, jnp.minimum(tokens, vocab - 1)]
@@ -68,15 +70,14 @@ def _table(strings: tuple[str, ...], texts: tuple[bytes, ...]) -> np.ndarray:
         (longer,) = np.nonzero(lengths > i)
         after[:, longer] = follow[after[:, longer], padded[longer, i]]
         hit[:, longer] |= ends[after[:, longer]]
-    # Rounded up, so that few programs serve all strings.
-    rounded = max(8, 1 << (states - 1).bit_length())
+    rounded = max(8, round_up(states))
     table = np.zeros((rounded, len(texts)), np.int32)
     table[:states] = after + hit * rounded
     return table
 
 
 def _automaton(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """int[states, 256], the state after each byte, and bool[states]: a string ends there."""
+    """int[states, 256], the state after each byte, and bool[states]: a string ends in the state."""
     children: list[dict[int, int]] = [{}]
     ending = [False]
     for string in strings:
@@ -90,7 +91,7 @@ def _automaton(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         ending[node] = True
     follow = np.zeros((len(children), 256), np.int64)
     ends = np.array(ending)
-    # By depth: a state behaves as its longest proper end does, but for its own children.
+    # Breadth first: a state copies its longest proper suffix, except for its own children.
     queue = [(0, 0)]
     for node, fallback in queue:
         if node:

@@ -1,11 +1,10 @@
-"""`KVCache`: the keys and values of tokens decoded so far, an explicit value.
+"""`KVCache`: the decoder's keys and values, which a step takes and returns.
 
-A decoding step takes a cache and returns the next one. A layer's keys are [B, N, H, T] and its
-values [B, N, T, H]; see `t5jax.ops.cached_attention`.
+A layer's keys are [B, N, H, T] and its values [B, N, T, H]; see `t5jax.ops.cached_attention`.
 
-The K beams of an input lie side by side in one row, position t's in the slots t*K to t*K + K-1:
-keys [B, N, H, T*K], values [B, N, T*K, H]. A beam that goes on from another one copies nothing: the
-step is told which slots hold its past (`ancestry` of `t5jax.model.contract.Network`).
+The K beams of an input share one row; position t has slots t*K to t*K + K-1: keys [B, N, H, T*K],
+values [B, N, T*K, H]. A beam that continues another beam copies nothing: `ancestry` of
+`t5jax.model.contract.Network` says which slots hold its past.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from t5jax.ops.cached_attention import folded
 
 @flax.struct.dataclass
 class KVCache:
-    """Keys and values, an array a decoder layer; positions from the index on are unwritten."""
+    """Keys and values, an array a decoder layer; positions from the step's index on are unused."""
 
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
@@ -31,10 +30,7 @@ class KVCache:
     def init(
         cls, batch: int, length: int, *, layers: int, heads: int, width: int, dtype: Any, beams: int
     ) -> KVCache:
-        """An empty cache for `batch` rows of `beams` beams of up to `length` tokens.
-
-        `heads` and `width` are those of the keys.
-        """
+        """An empty cache for `batch` rows of `beams` beams of `length` positions."""
         b, n = folded(batch, heads)
         slots = length * beams
         return cls(
@@ -44,7 +40,7 @@ class KVCache:
         )
 
     def extend(self, length: int) -> KVCache:
-        """With room for `length` positions; what is written stays."""
+        """The cache with `length` positions, more than before."""
         more = (0, (length - self.length) * self.beams)
         none = (0, 0)
         return KVCache(
@@ -55,5 +51,5 @@ class KVCache:
 
     @property
     def length(self) -> int:
-        """Positions that fit."""
+        """Number of positions."""
         return self.keys[0].shape[-1] // self.beams

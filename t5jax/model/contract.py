@@ -1,4 +1,4 @@
-"""What decoding, training, evaluation and checkpoint formats may know of a model.
+"""The interface of models to decoding, training, evaluation and checkpoint formats.
 
 A family (`t5jax.model.family`) brings a configuration, a training network and a serving network.
 The training network is a Linen module over parameters with stacked layers. The serving network is a
@@ -25,11 +25,11 @@ class ModelConfig(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the embedding, and logits."""
+        """Rows of the embedding and the head."""
 
     @property
     def pad_token_id(self) -> int:
-        """Fills rows of ids up; masked everywhere."""
+        """The padding id; masked everywhere."""
 
     @property
     def eos_token_id(self) -> int:
@@ -49,7 +49,7 @@ class ModelConfig(Protocol):
 
     @property
     def tied_head(self) -> bool:
-        """Whether the embedding is the output head too."""
+        """Whether the embedding is also the output head."""
 
     @property
     def longest_input(self) -> int | None:
@@ -71,17 +71,17 @@ class Cache(Protocol):
 
     @property
     def length(self) -> int:
-        """Positions that fit."""
+        """Number of positions."""
 
     def extend(self, length: int) -> Self:
-        """With room for `length` positions; what is written stays."""
+        """The cache with `length` positions, more than before."""
 
 
 @flax.struct.dataclass
 class EncoderTrace:
-    """What every encoder layer computed.
+    """Attention weights and hidden states of every encoder layer.
 
-    `attention` float32[B, L, N, S, S] sums to 1 over its last axis where the query is no padding.
+    `attention` float32[B, L, N, S, S] sums to 1 over its last axis, except at padding queries.
     `hidden` [B, L + 1, S, D]: the embedding, and the output of every layer.
     """
 
@@ -91,7 +91,7 @@ class EncoderTrace:
 
 @flax.struct.dataclass
 class DecoderTrace:
-    """What every decoder layer of a teacher-forced pass computed.
+    """Attention weights and hidden states of every decoder layer in a teacher-forced pass.
 
     `self_attention` float32[B, L, N, T, T] and `cross_attention` float32[B, L, N, T, S] sum to 1
     over their last axis. `hidden` [B, L + 1, T, D]: the embedding, and the output of every layer.
@@ -111,7 +111,7 @@ class Network(Protocol):
 
     @property
     def dtype(self) -> Any:
-        """Of the computation, a NumPy dtype; logits and attention weights are float32."""
+        """The compute dtype of NumPy; logits and attention weights are float32."""
 
     def encode(self, params: Params, input_ids: jax.Array, segments: jax.Array) -> jax.Array:
         """int[B, S] -> hidden states [B, S, D], zero at padding."""
@@ -145,8 +145,8 @@ class Network(Protocol):
           mask: bool[B, S], True at tokens of the input.
           cache: of B * G rows, or of B rows of G beams.
           index: int32 scalar, the tokens' position.
-          ancestry: for beams, int32[B, G, T]: whose slot holds a beam's token of each position up
-            to `index`; -1 beyond.
+          ancestry: for beams, int32[B, G, T]: the beam whose slot holds each beam's token at a
+            position up to `index`; -1 beyond.
 
         Returns:
           The decoder's normed output [B * G, D], and the cache with the tokens.
@@ -169,7 +169,7 @@ class Network(Protocol):
     def ranking_head(self, params: Params) -> Any | None:
         """A matrix [V, D] whose product with the normed output ranks ids as the logits do.
 
-        None where no single matrix does, as with a logits bias.
+        None if there is none, as with a logits bias.
         """
 
     def trace_encoder(

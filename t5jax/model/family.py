@@ -1,8 +1,8 @@
-"""`Family`: what a family of models brings, and the registry of those that there are.
+"""`Family`: one family of models, and the registry of families.
 
 A family is a folder beside this file that registers one `Family`. Nothing outside that folder names
-its classes, parameters or fields. This module imports no JAX: configurations are declared and
-checked by commands that must answer at once.
+its classes, parameters or fields. This module imports no JAX, so that `--help` and the checks of a
+configuration are fast.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Sizes(NamedTuple):
-    """Numbers that computing takes for one token, for estimates of memory.
+    """Array entries a token, for estimates of memory.
 
-    `cached`: keys and values of one decoder token in all layers. `encoder`, `decoder`: what a
-    backward pass keeps of a token at least. `widest`: activations of a token in one encoder layer.
+    `cached`: keys and values of a decoder token in all layers. `encoder`, `decoder`: the fewest
+    that a backward pass keeps. `widest`: activations in one encoder layer.
     """
 
     cached: int
@@ -37,20 +37,20 @@ class Family:
     """One family of models.
 
     Attributes:
-      name: as model.json and a configuration's `model.family` have it.
-      config: the class of its configurations, a `ModelConfig`.
+      name: its name in model.json and in a configuration's `model.family`.
+      config: its class of configurations, a `ModelConfig`.
       variants: published sizes by name.
       training: `training(config, dtype, remat=…, scan=…)`, a Linen module over the training
         parameters. Called with input ids int[B, S], decoder input ids int[B, T], the segments of
         both and `dropout_key`, it gives logits float32[B, T, V]. Methods of it are `encode`, and
         `define`, which makes all parameters and computes nothing.
       serving: `serving(config, dtype)`, a `Network` over the serving parameters.
-      layout: the serving layout of a configuration's parameters.
-      depths: layers by the name of the subtree that stacks them.
+      layout: the serving layout of a configuration.
+      depths: number of layers by the name of the stack.
       step_flops: `step_flops(config, batch, inputs, targets)`, FLOPs of a training step.
-      sizes: what a token takes.
+      sizes: the `Sizes` of a configuration.
       no_decay: logical axes whose parameters have no weight decay, beside all with one axis.
-      formats: the module of the family's tensor table, by checkpoint format.
+      formats: by checkpoint format, the module of the family's tensor table.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Family:
     formats: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def table(self, format: str) -> Any:
-        """The module of the family's tensor table of a checkpoint format.
+        """The module of the family's tensor table for a checkpoint format.
 
         Raises:
           ValueError: the family has none.
@@ -81,31 +81,31 @@ _FAMILIES: dict[str, Family] = {}
 
 
 def register(family: Family) -> Family:
-    """Adds a family; a second one of its name takes its place."""
+    """Adds a family, in place of one with its name."""
     _FAMILIES[family.name] = family
     return family
 
 
 def unregister(name: str) -> None:
-    """Takes a family out of the registry."""
+    """Removes a family."""
     del _FAMILIES[name]
 
 
 def families() -> Iterator[Family]:
-    """All that are registered, in that order; the first is the default of a configuration."""
+    """The registered families; the first is the default of a configuration."""
     return iter(_FAMILIES.values())
 
 
 def default_family() -> Family:
-    """The family of a configuration that names none."""
+    """The family of a configuration without `model.family`."""
     return next(families())
 
 
 def named(name: Any) -> Family:
-    """The family of a name.
+    """The family called `name`.
 
     Raises:
-      ValueError: there is none; with the nearest name.
+      ValueError: there is none; the message has the nearest name.
     """
     if not isinstance(name, str) or name not in _FAMILIES:
         raise ValueError(f"model.family={name!r} is unknown; {nearest(name, _FAMILIES)}")
@@ -116,7 +116,7 @@ def family_of(config: ModelConfig) -> Family:
     """The family of a configuration.
 
     Raises:
-      TypeError: its class is of no registered family.
+      TypeError: its class belongs to no registered family.
     """
     for family in families():
         if type(config) is family.config:

@@ -1,10 +1,10 @@
-"""The serving layout: how a family's training parameters become its serving parameters, and back.
+"""The serving layout: how training parameters become serving parameters, and back.
 
-A family writes a table from serving leaves to `Leaf`s. Loading, saving, quantizing and sharding all
+A family's table gives each serving parameter a `Leaf`. Loading, saving, quantizing and sharding
 follow it. A parameter that it does not name is an error.
 
-Paths have layers apart (`encoder/layers_0/mlp/wi`). A row's name is the end of a path, its module
-and its leaf: `mlp/wi`, or `layers/scale` of a leaf that belongs to the layer itself.
+Paths have unstacked layers (`encoder/layers_0/mlp/wi`). A row's name is a path's module and leaf:
+`mlp/wi`, or `layers/scale` for a leaf of the layer itself.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ class Leaf:
     """One serving parameter.
 
     Attributes:
-      parts: the training parameters of the same module that it is made of.
-      transpose: the training dimensions in serving order; (): as they are.
-      axis: the serving dimension along which parts are stacked; None: there is one part, and no
-        such dimension.
-      contracted: how many of the last dimensions a product sums over. 0: no kernel, and never
+      parts: the training parameters of the same module that are fused.
+      transpose: the training dimensions in serving order; (): unchanged.
+      axis: the serving dimension along which parts are stacked; None: one part, not stacked.
+      contracted: how many of the last dimensions a product sums over. 0: not a kernel, never
         quantized.
       head: whether it is the output head.
     """
@@ -43,7 +42,7 @@ class Leaf:
         turned = [xp.transpose(x, self.transpose) if self.transpose else x for x in arrays]
         if self.axis is None:
             return turned[0]
-        # One alone is a view on the host, where a stack would be a copy.
+        # expand_dims is a view on the host; stack would copy.
         return xp.stack(turned, self.axis) if turned[1:] else xp.expand_dims(turned[0], self.axis)
 
     def split(self, array: Any, xp: Any) -> list[Any]:
@@ -53,11 +52,11 @@ class Leaf:
         return [xp.transpose(x, back) if back else x for x in arrays]
 
     def shape(self, part: tuple[int, ...]) -> tuple[int, ...]:
-        """The serving array's shape, of that of a part."""
+        """The serving array's shape, from a part's."""
         return tuple(self._placed(part, len(self.parts)))
 
     def axes(self, part: PartitionSpec) -> PartitionSpec:
-        """The serving array's logical axes, of those of a part."""
+        """The serving array's logical axes, from a part's."""
         return PartitionSpec(*self._placed(tuple(part), None))
 
     def _placed(self, part: Sequence[Any], stacked: Any) -> list[Any]:
@@ -68,7 +67,7 @@ class Leaf:
 
 
 def same(name: str) -> Leaf:
-    """The row of a parameter that serving has as training has it."""
+    """The row of a parameter that is the same in training and serving."""
     return Leaf((name,))
 
 
@@ -76,10 +75,10 @@ Layout = Mapping[str, Leaf]
 
 
 def row_of(layout: Layout, path: str) -> Leaf:
-    """The row of a serving parameter's path.
+    """The row of a serving path.
 
     Raises:
-      ValueError: the layout does not name it.
+      ValueError: the layout has none.
     """
     module, _, leaf = path.rpartition("/")
     name = f"{_name(module)}/{leaf}"
@@ -89,10 +88,10 @@ def row_of(layout: Layout, path: str) -> Leaf:
 
 
 def rows(layout: Layout, paths: Iterable[str]) -> Iterator[tuple[str, Leaf, list[str]]]:
-    """Every serving path that training paths make: with its row, and the paths of its parts.
+    """Each serving path with its row and the training paths of its parts.
 
     Raises:
-      ValueError: a training path is part of no serving parameter, or a part is missing.
+      ValueError: a training path belongs to no serving parameter, or a part is missing.
     """
     modules: dict[str, set[str]] = {}
     for path in paths:

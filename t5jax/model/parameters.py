@@ -1,8 +1,8 @@
-"""Parameter trees of any family: made and described, stacked and apart, for training and serving.
+"""Parameter trees of any family, for training and serving.
 
-A training tree has stacked layers: where a subtree has the key `layers`, the leaves below it have a
-leading layer axis. `unstack` puts layers apart (`layers_0`, …). A serving tree has layers apart and
-its family's serving layout (`t5jax.model.layout`).
+A training tree has stacked layers: leaves below the key `layers` have a leading layer axis.
+`unstack` splits them into `layers_0`, …. A serving tree has unstacked layers and its family's
+serving layout (`t5jax.model.layout`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def define(module: nn.Module, *skip: str) -> None:
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
-    """A fresh float32 training tree; jit it with out_shardings to make it in place."""
+    """A new float32 training tree; under jit with out_shardings it is made sharded."""
     return nn.unbox(_boxed(config, key))
 
 
@@ -49,7 +49,7 @@ def init_params(config: ModelConfig, key: jax.Array) -> Params:
 def _abstract(config: ModelConfig) -> tuple[Params, Params]:
     """Shapes and logical axes of the training tree. Kept: this takes time."""
     boxed = jax.eval_shape(lambda: _boxed(config, jax.random.key(0)))
-    # Not `nn.unbox`, which constrains values where a mesh is in use; here there are none.
+    # Within a mesh `nn.unbox` would constrain values; these are shapes.
     shapes = jax.tree.map(lambda box: box.value, boxed, is_leaf=_is_box)
     return shapes, nn.get_partition_spec(boxed)
 
@@ -59,7 +59,7 @@ def _is_box(x: Any) -> bool:
 
 
 def abstract_params(config: ModelConfig, *, serving: bool = False) -> Params:
-    """The training or the serving tree as float32 jax.ShapeDtypeStruct leaves; holds nothing."""
+    """The training or serving tree as float32 jax.ShapeDtypeStructs."""
     if not serving:
         return _abstract(config)[0]
     shapes = paths(config)
@@ -74,7 +74,7 @@ def abstract_params(config: ModelConfig, *, serving: bool = False) -> Params:
 
 
 def logical_axes(config: ModelConfig, *, serving: bool = False) -> Params:
-    """The tree of `abstract_params` with a PartitionSpec of logical axis names at each leaf."""
+    """The tree of `abstract_params` with PartitionSpecs of logical axis names as leaves."""
     axes = _abstract(config)[1]
     if not serving:
         return axes
@@ -98,7 +98,7 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
 
 @functools.lru_cache(maxsize=16)
 def paths(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every training parameter by its path with layers apart."""
+    """The shape of every training parameter by its path with unstacked layers."""
     out: dict[str, tuple[int, ...]] = {}
     for path, leaf in flatten_dict(_abstract(config)[0], sep="/").items():
         if "/layers/" not in path:
@@ -115,10 +115,9 @@ def count_parameters(params: Params) -> int:
 
 
 def unstack(params: Params, config: ModelConfig | None = None) -> dict[str, Any]:
-    """Stacked layers -> one subtree a layer.
+    """Stacked layers -> one subtree a layer, also in trees of an optimizer's moments.
 
-    Also of a tree like the parameters, such as an optimizer's moments: a scalar among them stands
-    for all layers, and each of them gets it. A tree of nothing else needs `config`.
+    Every layer gets a scalar leaf unchanged. A stack of scalars only needs `config` for its depth.
     """
 
     def layers_of(name: str, tree: Params) -> dict[str, Any]:
@@ -133,7 +132,7 @@ def unstack(params: Params, config: ModelConfig | None = None) -> dict[str, Any]
 
 
 def unstack_axes(axes: Params, config: ModelConfig) -> dict[str, Any]:
-    """`logical_axes` of stacked layers -> those of what `unstack` makes of the parameters."""
+    """`unstack` for `logical_axes`."""
 
     def layers_of(name: str, tree: Params) -> dict[str, Any]:
         layer = jax.tree.map(lambda spec: PartitionSpec(*spec[1:]), tree["layers"])
@@ -174,7 +173,7 @@ def stack(params: Params) -> Params:
 
 
 def is_serving(params: Params) -> bool:
-    """Whether layers are apart."""
+    """Whether layers are unstacked."""
     return not any(isinstance(tree, Mapping) and "layers" in tree for tree in params.values())
 
 
@@ -193,7 +192,7 @@ def from_serving(config: ModelConfig, params: Params) -> Params:
 
 
 def apart(config: ModelConfig, params: Params) -> Params:
-    """A serving tree -> the training parameters with layers apart."""
+    """A serving tree -> the training parameters with unstacked layers."""
     table, out = family_of(config).layout(config), {}
     for path, leaf in flatten_dict(params, sep="/").items():
         row, module = layout.row_of(table, path), path.rpartition("/")[0]
@@ -203,10 +202,10 @@ def apart(config: ModelConfig, params: Params) -> Params:
 
 
 def quantize(config: ModelConfig, params: Params, scheme: Scheme) -> Params:
-    """A serving tree with `Quantized` kernels.
+    """A serving tree -> the tree with `Quantized` kernels.
 
     Raises:
-      ValueError: a kernel cannot be quantized so.
+      ValueError: a kernel does not fit the scheme.
     """
     table = family_of(config).layout(config)
     flat = flatten_dict(params, sep="/")
@@ -220,10 +219,10 @@ def quantize(config: ModelConfig, params: Params, scheme: Scheme) -> Params:
 
 
 def quantize_leaf(row: layout.Leaf, path: str, leaf: Any, scheme: Scheme, xp: Any = jnp) -> Any:
-    """A serving parameter as a scheme has it: what is no kernel stays; `xp` is jnp, or np.
+    """A serving parameter, quantized if it is a kernel of the scheme; `xp` is jnp, or np.
 
     Raises:
-      ValueError: the kernel cannot be quantized so.
+      ValueError: the kernel does not fit the scheme.
     """
     if not row.contracted or (row.head and not scheme.head):
         return leaf

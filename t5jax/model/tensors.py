@@ -1,7 +1,7 @@
-"""Tensors of checkpoint files, and the rows of a family's tensor tables.
+"""Tensors of checkpoint files, and the rows of tensor tables.
 
-A family has one table a file format (`Family.formats`). It says where each tensor of a file lies in
-the parameters; reading and writing both follow it.
+A family has one table a checkpoint format (`Family.formats`). It maps a file's tensors to
+parameters, for reading and writing.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Entries that are compared at a time.
+# Entries compared at a time.
 _PIECE = 2**22
 
 
 class Tensor(NamedTuple):
-    """One array of a file, not read yet."""
+    """An array of a file, read on demand."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -28,24 +28,24 @@ Tensors = Mapping[str, Tensor]
 
 
 class Transform(NamedTuple):
-    """One tensor's way from a file's layout to ours, and back. Views, where NumPy can.
+    """Conversion of a tensor between a file's layout and ours; views where NumPy allows.
 
     Attributes:
-      read: their array, our shape -> ours.
-      write: our array -> theirs.
+      read: (file's array, our shape) -> our array.
+      write: our array -> file's array.
     """
 
     read: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
     write: Callable[[np.ndarray], np.ndarray]
 
     def written_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Their shape of an array whose shape is `shape` here."""
-        # An array that takes no memory: every entry is the same one.
+        """The file's shape of our array of `shape`."""
+        # A broadcast scalar takes no memory.
         return self.write(np.broadcast_to(np.float32(0), shape)).shape
 
 
 SAME = Transform(lambda x, shape: x.reshape(shape), lambda x: x)
-# torch's linear layers are [out, in]; ours [in, out], with heads and head_dim apart.
+# torch's linear layers are [out, in]; ours [in, out], with heads and head_dim as two axes.
 TRANSPOSED = Transform(lambda x, shape: x.T.reshape(shape), lambda x: x.T)
 INTO_HEADS = Transform(TRANSPOSED.read, lambda x: x.reshape(x.shape[0], -1).T)
 OUT_OF_HEADS = Transform(TRANSPOSED.read, lambda x: x.reshape(-1, x.shape[-1]).T)
@@ -55,11 +55,10 @@ class Row(NamedTuple):
     """One parameter's place in a file.
 
     Attributes:
-      names: of its tensor in the file. The first is written. Those beside it in a file that is
-        read must be copies of it.
-      path: of the parameter, with layers apart.
-      transform: between their array and ours.
-      layer: the parameter's index on the second axis, where one array has all layers.
+      names: its tensor's names. The first is written. Further names in a file must be copies.
+      path: the parameter's path with unstacked layers.
+      transform: between the file's array and ours.
+      layer: the parameter's index on the second axis, where one array holds all layers.
     """
 
     names: tuple[str, ...]
@@ -69,7 +68,7 @@ class Row(NamedTuple):
 
 
 def equal(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same values, read piece by piece."""
+    """Whether two tensors are equal; compared piece by piece to save memory."""
     if a.shape != b.shape:
         return False
     ours, theirs = a.read(), b.read()

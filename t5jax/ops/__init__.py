@@ -1,1 +1,1 @@
-"""Mathematics on arrays, and what is known of XLA: no configuration, no model."""
+"""Operations on arrays, fast in XLA: no configuration, no model."""

@@ -1,4 +1,4 @@
-"""Attention as free functions, for training and for whole sequences.
+"""Attention over whole sequences.
 
 Letters: B batch, T query, S key/value, N heads, H head_dim.
 """
@@ -16,13 +16,13 @@ MASKED = -1e9
 
 
 def segment_mask(query_segments: jax.Array, key_segments: jax.Array) -> jax.Array:
-    """int[B, T], int[B, S] -> bool[B, 1, T, S]: same segment, and the key is no padding (0)."""
+    """int[B, T], int[B, S] -> bool[B, 1, T, S]: same segment, and the key is not padding (0)."""
     same = query_segments[:, :, None] == key_segments[:, None, :]
     return (same & (key_segments != 0)[:, None, :])[:, None]
 
 
 def causal_mask(length: int) -> jax.Array:
-    """bool[1, 1, T, T]: each position sees itself and those before it."""
+    """bool[1, 1, T, T]: each position sees itself and earlier positions."""
     return jnp.tril(jnp.ones((length, length), bool))[None, None]
 
 
@@ -56,6 +56,6 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """`mix` of v [B, S, N, H] by `attention_weights` of the other arguments -> [B, T, N, H]."""
+    """q [B, T, N, H], k and v [B, S, N, H] -> [B, T, N, H], with dropout of the weights."""
     weights = attention_weights(q, k, bias, mask).astype(v.dtype)
     return mix(dropout(weights, dropout_rate, dropout_key), v)

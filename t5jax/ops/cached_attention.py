@@ -1,13 +1,12 @@
-"""Attention of new tokens to keys and values that are kept, laid out as its two products read them.
+"""Attention of new tokens to a KV cache.
 
-Keys are [B, N, H, S] and values [B, N, S, H], so nothing is transposed at a step. Two more things
-make it fast on a CPU:
+Keys are [B, N, H, S] and values [B, N, S, H], so a step transposes nothing. Two tricks for CPUs:
 
-- Fold: a single row is kept as two rows of half the heads. Over a dimension of 1 XLA fuses writing
-  with reading, and copies every cache at every step.
-- Barrier: with several tokens or beams a row, XLA would take the transposition after attention into
-  the product of weights and values, which its library does not have; its own takes four to six
-  times as long.
+- Fold: a single row is stored as two rows of half the heads. Over a dimension of 1 XLA fuses the
+  write with the read, and copies every cache at every step.
+- Barrier: with several tokens or beams a row, XLA would fuse the transposition after attention into
+  the product of weights and values. Its CPU library lacks that product; XLA's own loop takes four
+  to six times as long.
 
 Letters: B rows, K new tokens (or beams) of a row, S slots, N heads, H head_dim.
 """
@@ -45,12 +44,12 @@ def attend_cache(
     bias: jax.Array,
     mask: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Writes K new tokens a row to the cache, which they then attend to.
+    """Writes K new tokens a row to the cache, then attends to it.
 
     Args:
       new: queries, keys and values, [B, K, N, H] each.
-      cache: keys and values of S slots, folded.
-      slot: int32 scalar, the first of the K slots that the new tokens go to.
+      cache: folded keys and values of S slots.
+      slot: int32 scalar, the new tokens' first slot.
       bias: float32[N, K or 1, S].
       mask: bool[B or 1, 1, K, S], the slots that each new token sees.
 
@@ -67,7 +66,7 @@ def attend_cache(
 
 
 def folded(batch: int, heads: int) -> tuple[int, int]:
-    """Rows and heads that a cache has for `batch` rows."""
+    """Rows and heads of a cache for `batch` rows."""
     return (2, heads // 2) if batch == 1 and heads % 2 == 0 else (batch, heads)
 
 

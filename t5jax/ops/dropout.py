@@ -1,8 +1,7 @@
-"""Dropout with one mask for a whole axis, drawn as integers.
+"""Dropout with one mask for the axis -2 (length, or queries), as in T5X.
 
-Applies to training. One mask serves the axis -2 (length, or queries), as in T5X: it regularises as
-well and draws a fraction of the random numbers. Random bits are what dropout costs on a CPU: 4.2
-million take 40 ms with threefry and rbg alike (2 cores).
+One mask regularises as well and draws a fraction of the random bits, which are the cost of dropout
+on a CPU: 4.2 million take 40 ms with threefry and rbg alike (2 cores).
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ import numpy as np
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes entries of `x` with probability `rate` and scales the rest; none without a `key`."""
+    """Zeroes entries of `x` with probability `rate` and scales the rest; identity without `key`."""
     if key is None or rate == 0.0:
         return x
     shape = (*x.shape[:-2], 1, x.shape[-1])
-    # Whole numbers are compared, not fractions made of them: XLA repeats this for every entry of
-    # x, and once more in the backward pass.
+    # Compares integers, not fractions of them: XLA repeats this for every entry of x, forward and
+    # backward.
     keep = jax.random.bits(key, shape, jnp.uint32) >= np.uint32(round(rate * 2**32))
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))

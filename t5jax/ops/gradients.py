@@ -1,9 +1,9 @@
-"""Operations whose own gradient is faster on a CPU than JAX's; forward they are what they say.
+"""Operations with gradients that are faster on a CPU than JAX's, for training.
 
-They apply to training. `project`'s gradient of the kernel transposes the input instead of the
-output's gradient, which in T5 is the wider one and fused with the activation's derivative: else the
-slowest loop of a training step. `add_bias` sums the bias's gradient over the batch by a matrix
-product, in a tenth of the time of a reduction over the first axis.
+`project`'s gradient of the kernel transposes the input, not the output's gradient. In T5 that one
+is wider and fused with the activation's derivative, and its transposition would be the slowest loop
+of a step. `add_bias` sums the bias's gradient over the batch by a matrix product, in a tenth of the
+time of a reduction over the first axis.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Norms as free functions."""
+"""Norms."""
 
 from __future__ import annotations
 

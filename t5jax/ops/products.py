@@ -1,8 +1,8 @@
-"""Products of serving: kernels with their output dimensions first, plain or quantized.
+"""Matrix products for serving, with plain or quantized kernels [outputs, inputs].
 
-A CPU streams such a kernel as it lies. Where a few rows are multiplied, kernel times columns
-rearranges only the rows: with 16 of them it is nearly twice as fast as rows times kernel. A barrier
-keeps XLA from turning the product round again.
+A CPU reads such a kernel in memory order. Few rows are multiplied as kernel times columns, which
+rearranges only the rows: nearly twice as fast with 16 rows. A barrier keeps XLA from swapping the
+operands back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from t5jax.ops.quantized import Quantized
 from t5jax.ops.quantized_products import multiply
 
-# Rows up to which a product is written as kernel times columns.
+# Most rows that are multiplied as kernel times columns.
 MOST_COLUMNS = 256
 
 
@@ -25,14 +25,14 @@ def product(
 ) -> jax.Array:
     """x [..., *C] with w [*O, *C] over the `contracted` dimensions *C -> [..., *O].
 
-    `dtype` is that of the sums and the result; None: x's, which w is cast to.
+    w is cast to x's dtype. `dtype` is that of the sums and the result; None: x's.
     """
     rows, outputs = x.shape[: x.ndim - contracted], w.shape[: w.ndim - contracted]
     if isinstance(w, Quantized):
         x = x.reshape(math.prod(rows), *x.shape[len(rows) :])
         y = multiply(x, w, x.dtype if dtype is None else dtype)
         return y.reshape(*rows, *outputs)
-    # As matrices; XLA would transpose a kernel of more dimensions at each use.
+    # XLA would transpose a kernel of more dimensions than two at each use.
     x = x.reshape(math.prod(rows), -1)
     w = w.astype(x.dtype).reshape(math.prod(outputs), -1)
     if len(x) > MOST_COLUMNS:

@@ -1,4 +1,4 @@
-"""Kernels in eight or four bits, for inference: a quarter or an eighth of float32's bytes.
+"""int8 and int4 kernels for inference: a quarter or an eighth of float32's bytes.
 
 Kernels have their output dimensions first (`t5jax.model.layout`). A kernel is integers of eight
 bits times a scale for each output. `Int4` stores each integer as four bits times a factor that a
@@ -22,11 +22,11 @@ from t5jax.knobs import short
 from t5jax.ops.int8 import int8_products
 
 LARGEST = 127
-# Of four bits: digits from -7 to 7, factors from 1 to 16, for groups of so many weights.
+# int4: digits from -7 to 7, factors from 1 to 16, groups of 32 weights.
 LARGEST_DIGIT = 7
 LARGEST_FACTOR = 16
 GROUP = 32
-# Bytes of the whole numbers that are made of four bits at a time, about what a core's cache holds.
+# Bytes of int4 weights that are expanded to int8 at a time: about a core's cache.
 BLOCK = 2**19
 
 QuantizedKind = Literal["int8", "int4"]
@@ -37,8 +37,8 @@ class Scheme:
     """How a model is quantized.
 
     Attributes:
-      kind: of its kernels.
-      head: whether the output head is quantized too, the embedding where that is the head.
+      kind: the kernels' type.
+      head: whether the output head, or the tied embedding, is quantized too.
 
     Raises:
       ValueError: an unknown kind.
@@ -64,7 +64,7 @@ class Quantized:
     scale: Any
 
     def parts(self) -> list[jax.Array]:
-        """The integers, cut along their last dimension into equal parts, int8."""
+        """The int8 integers, split along their last dimension into equal parts."""
         raise NotImplementedError
 
     def integers(self) -> jax.Array:
@@ -72,17 +72,17 @@ class Quantized:
         return jnp.concatenate(self.parts(), axis=-1)
 
     def products(self, x: jax.Array) -> jax.Array:
-        """Of a kernel [O, *C]: int8[R, *C] with its integers -> int32[R, O]."""
+        """int8[R, *C] times the integers of a kernel [O, *C] -> int32[R, O]."""
         raise NotImplementedError
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The kernel's."""
+        """The kernel's shape."""
         return self.digits.shape
 
     @property
     def ndim(self) -> int:
-        """The kernel's dimensions."""
+        """The kernel's number of dimensions."""
         return len(self.shape)
 
     @property
@@ -92,11 +92,11 @@ class Quantized:
 
     @property
     def contracted(self) -> int:
-        """How many dimensions *C are."""
+        """The number of dimensions *C."""
         return self.ndim - len(self.outputs)
 
     def astype(self, dtype: Any) -> Quantized:
-        """Itself: a product has its input's type."""
+        """Itself: a product has its input's dtype."""
         del dtype
         return self
 
@@ -115,13 +115,12 @@ class Quantized:
         return self.integers().astype(np.float32) * scale
 
     def as_rows(self) -> Quantized:
-        """With one dimension of outputs: [prod(O), *C]."""
+        """The kernel as [prod(O), *C]."""
         size, first = math.prod(self.outputs), len(self.outputs)
         return jax.tree.map(lambda x: x.reshape(size, *x.shape[first:]), self)
 
     def places(self, where: jax.sharding.Sharding) -> Any:
-        """The shardings of its parts, given the kernel's; a dimension that does not divide is
-        whole everywhere."""
+        """The arrays' shardings, from the kernel's; replicates dimensions that do not divide."""
 
         def place(x: Any) -> jax.sharding.Sharding:
             if not isinstance(where, jax.sharding.NamedSharding):
@@ -137,11 +136,11 @@ class Quantized:
 
 @flax.struct.dataclass
 class Int8(Quantized):
-    """`digits` int8[*O, *C]; an output's largest weight is 127 of its scale."""
+    """`digits` int8[*O, *C]; an output's largest weight is 127 times its scale."""
 
     @classmethod
     def of(cls, kernel: Any, contracted: int = 1, xp: Any = jnp) -> Int8:
-        """The nearest there is to a kernel; `xp` is jnp, or np on the host."""
+        """Rounds a kernel; `xp` is jnp, or np on the host."""
         kernel = kernel.astype(np.float32)
         scale = _scale(kernel, contracted, LARGEST, xp)
         digits = xp.round(kernel / scale[(..., *(None,) * contracted)]).astype(np.int8)
@@ -156,18 +155,18 @@ class Int8(Quantized):
 
 @flax.struct.dataclass
 class Int4(Quantized):
-    """Four bits a weight, and four for each group of up to 32 neighbours.
+    """Four bits a weight, and four bits a group of up to 32 neighbours.
 
-    `digits` uint8[*O, *C', L/2], where L is the kernel's last dimension: the lower four bits are of
-    the weights of its first half, the upper ones of the second, each 8 more than it stands for.
-    `factors` uint8[*O, *C', L/2/G] likewise for each G of those, each 1 less.
+    `digits` uint8[*O, *C', L/2], L the kernel's last dimension: the lower four bits hold the first
+    half of the weights, the upper four bits the second half, each plus 8. `factors`
+    uint8[*O, *C', L/2/G] holds, in the same way, the factor minus 1 of each group of G weights.
     """
 
     factors: Any
 
     @classmethod
     def of(cls, kernel: Any, contracted: int = 1, xp: Any = jnp) -> Int4:
-        """A kernel in four bits; `xp` is jnp, or np on the host.
+        """Rounds a kernel; `xp` is jnp, or np on the host.
 
         Raises:
           ValueError: the last dimension is odd.
@@ -179,7 +178,7 @@ class Int4(Quantized):
         scale = _scale(kernel, contracted, LARGEST_DIGIT * LARGEST_FACTOR, xp)
         units = kernel / scale[(..., *(None,) * contracted)]
         units = units.reshape(*kernel.shape[:-1], -1, group)
-        # The least factor with which the group's largest weight fits.
+        # The smallest factor that fits the group's largest weight.
         largest = xp.max(xp.abs(units), axis=-1, keepdims=True)
         factors = xp.clip(xp.ceil(largest * np.float32(1 / LARGEST_DIGIT)), 1, LARGEST_FACTOR)
         digits = xp.clip(xp.round(units / factors), -LARGEST_DIGIT, LARGEST_DIGIT)
@@ -200,13 +199,13 @@ class Int4(Quantized):
         return halves
 
     def products(self, x: jax.Array) -> jax.Array:
-        # Some rows at a time, so that no more than those are ever written down in eight bits.
+        # Block by block, so that only one block is expanded to int8 at a time.
         size = len(self.digits)
         step = min(size, max(1, BLOCK // math.prod(self.shape[1:])))
         parts = jnp.split(x, 2, axis=-1)
 
         def multiply_block(i: jax.Array, out: jax.Array) -> jax.Array:
-            # The last block begins earlier where rows do not divide, and repeats some.
+            # The last block overlaps the one before if rows do not divide.
             start = jnp.minimum(i * step, size - step)
             block = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, step), self)
             y = sum(
@@ -220,12 +219,12 @@ class Int4(Quantized):
 
 
 def dequantize(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with kernels in float32 again; what rounding took stays lost."""
+    """The tree with float32 kernels; rounding errors stay."""
     return map_kernels(lambda x: x.expand() if isinstance(x, Quantized) else x, params)
 
 
 def map_kernels(function: Callable[..., Any], params: Any, *others: Any) -> Any:
-    """`jax.tree.map` that takes a `Quantized` for one parameter."""
+    """`jax.tree.map` with each `Quantized` as a leaf."""
     return jax.tree.map(function, params, *others, is_leaf=_is_quantized)
 
 
@@ -234,21 +233,21 @@ def _is_quantized(x: Any) -> bool:
 
 
 def _scale(kernel: Any, contracted: int, largest: int, xp: Any) -> Any:
-    """float32[*O]: what an output's largest weight is `largest` of."""
+    """float32[*O]: each output's largest weight, divided by `largest`."""
     axes = tuple(range(kernel.ndim - contracted, kernel.ndim))
     scale = xp.max(xp.abs(kernel), axis=axes)
-    # A product: XLA would make one of a division by a constant, and round otherwise than NumPy.
+    # XLA turns a division by a constant into a product, which rounds differently from NumPy.
     return xp.where(scale > 0, scale, 1).astype(np.float32) * np.float32(1 / largest)
 
 
 def _pack(x: Any) -> Any:
-    """Numbers from 0 to 15, [..., L] -> uint8[..., L/2]."""
+    """Integers from 0 to 15, [..., L] -> uint8[..., L/2]."""
     x, half = x.astype(np.uint8), x.shape[-1] // 2
     return x[..., :half] | (x[..., half:] << 4)
 
 
 def _unpack(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The two halves of what was packed, int8[..., L/2] each."""
+    """The inverse of `_pack`, as two halves int8[..., L/2]."""
     return (x & 15).astype(np.int8), (x >> 4).astype(np.int8)
 
 

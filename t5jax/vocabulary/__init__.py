@@ -1,7 +1,7 @@
 """Text to ids and back: bytes, SentencePiece, added tokens, Hugging Face's tokenizer.json.
 
-Bytes and SentencePiece give the ids that seqio's vocabularies of the same name give, without
-TensorFlow, seqio or protobuf, so that a notebook tokenizes exactly as training did.
+Bytes and SentencePiece give seqio's ids without TensorFlow, seqio or protobuf, so a notebook
+tokenizes exactly as training did.
 """
 
 from t5jax.vocabulary.added_tokens import AddedToken, AddedTokensVocabulary

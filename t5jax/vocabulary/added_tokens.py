@@ -1,8 +1,8 @@
-"""Tokens that were added to SentencePiece or to bytes, as transformers' tokenizers do it.
+"""Tokens added to SentencePiece or bytes, with the rules of transformers' tokenizers.
 
-The rules are those of transformers 4's `T5Tokenizer` and `ByT5Tokenizer` in Python, of 4.57: what
-folders with `added_tokens.json` and no `tokenizer.json` were made for and trained with. Its Rust
-tokenizers, all that transformers 5 has for T5, make other texts of ids: no space before a token.
+The rules are those of `T5Tokenizer` and `ByT5Tokenizer` in Python in transformers 4.57, for which
+folders with `added_tokens.json` and no `tokenizer.json` were trained. The Rust tokenizers, the only
+ones of T5 in transformers 5, decode without a space before a token.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from t5jax.vocabulary.byte_level import FIRST_BYTE, ByteVocabulary
 from t5jax.vocabulary.sentencepiece import SENTENCEPIECE_MODEL, SentencePieceVocabulary
 from t5jax.vocabulary.sentencepiece_model import without_dummy_prefix
 
-SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")  # mT5's and umT5's hold the mark of a word's beginning
+SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")  # mT5's and umT5's begin with SentencePiece's space
 _SPACE = "▁"
 
 
 @dataclasses.dataclass(frozen=True)
 class AddedToken:
-    """A text that is one id wherever it stands, before SentencePiece sees the rest.
+    """A text that is one id wherever it stands, found before SentencePiece runs.
 
     Attributes:
-      text: what is found, exactly so: no normalization comes before.
-      id: its id, perhaps that of a piece of the same text.
+      text: matched exactly, before normalization.
+      id: its id, perhaps that of a piece with the same text.
       lstrip: white space before it is dropped.
       rstrip: white space after it is dropped.
-      single_word: it is no token where other text than a space stands beside it.
-      special: transformers' `skip_special_tokens` leaves it out; kept for it.
-      role: "eos_token", "unk_token" and the like; "" for most.
+      single_word: it is a token only between spaces or ends of the text.
+      special: transformers' `skip_special_tokens` drops it. t5jax only stores the flag.
+      role: "eos_token", "unk_token", …; "" for most tokens.
     """
 
     text: str
@@ -50,21 +50,21 @@ class AddedToken:
 
 
 class AddedTokensVocabulary(Vocabulary):
-    """SentencePiece or bytes, with tokens that are found in a text first.
+    """SentencePiece or bytes, after added tokens are split off.
 
-    Sentinels and special tokens are among them: unlike in `SentencePieceVocabulary`, "</s>" in a
-    text is EOS, and "<extra_id_0>" a sentinel inside a word too. Of tokens that overlap, the one
-    that begins first counts, and of those the longest.
+    Sentinels and special tokens are added tokens here: unlike in `SentencePieceVocabulary`, "</s>"
+    in a text is EOS, and "<extra_id_0>" is a sentinel inside a word too. Where tokens overlap, the
+    leftmost counts, then the longest.
 
     Args:
-      base: what the text between tokens becomes; without sentinels.
-      tokens: all tokens, sentinels and special ones included. Those that are no ids of `base`
-        follow it without a gap.
-      legacy: SentencePiece only, transformers' flag: each piece of text between tokens is read as a
-        text of its own, so that a word begins behind a token. Otherwise only behind a space.
+      base: tokenizes the text between tokens; without sentinels.
+      tokens: all tokens, sentinels and special tokens included. New ids follow `base`'s without a
+        gap.
+      legacy: transformers' flag, for SentencePiece: a text after a token begins a word. False: it
+        does so only after a space.
 
     Raises:
-      ValueError: a token that is empty or given twice, two with one id, or ids with a gap.
+      ValueError: an empty or repeated token, two tokens with one id, or a gap between ids.
     """
 
     kind = "added_tokens"
@@ -105,7 +105,7 @@ class AddedTokensVocabulary(Vocabulary):
     @property
     def sentinel_ids(self) -> Sequence[int]:
         ids = {token.text: token.id for token in self.tokens}
-        # ByT5's are bytes; transformers' sentinels are ids that no pre-training knew.
+        # ByT5 was pre-trained with bytes as sentinels, not with transformers' extra ids.
         return in_order(ids) if self.extra_ids and self._processor else self.base.sentinel_ids
 
     def _encode(self, text: str) -> list[int]:
@@ -115,7 +115,7 @@ class AddedTokensVocabulary(Vocabulary):
         parts = self._divide(text)
         ids = [self._ids(part) for part in parts]
         if begins and len(ids) > 1 and ids[0] == [self._space]:
-            # Unless the text begins with a special token, the mark of a word stays before it.
+            # The leading space is dropped only before a special token.
             rest = zip(parts[1:], ids[1:], strict=True)
             following = self._by_text.get(next((part for part, some in rest if some), ""))
             if following and (following.special or following.role):
@@ -123,7 +123,7 @@ class AddedTokensVocabulary(Vocabulary):
         return [i for some in ids for i in some]
 
     def _divide(self, text: str) -> list[str]:
-        """Tokens and what stands between them, after white space has been dropped."""
+        """Splits into tokens and texts between them, and drops white space beside tokens."""
         parts = [part for part in self._pattern.split(text) if part] if self.tokens else [text]
         for i in range(len(parts)):
             token = self._by_text.get(parts[i])
@@ -131,7 +131,7 @@ class AddedTokensVocabulary(Vocabulary):
                 continue
             before = parts[i - 1] if i > 0 else ""
             after = parts[i + 1] if i + 1 < len(parts) else ""
-            # A neighbour may be a token, which is lost where it is white space.
+            # A neighbour may itself be a token; one of white space is lost.
             if token.rstrip and after:
                 parts[i + 1] = after.lstrip()
             if token.lstrip and before:
@@ -143,12 +143,12 @@ class AddedTokensVocabulary(Vocabulary):
         return [part for part in parts if part]
 
     def _ids(self, part: str) -> list[int]:
-        """The ids of a token, or of a text between two."""
+        """The ids of a token, or of a text between tokens."""
         if part in self._by_text:
             return [self._by_text[part].id]
         processor, by_text = self._processor, self._by_text
         if processor is None:
-            # A byte is the character of its number, which may be a token too.
+            # The character with a byte's number may be an added token.
             return [
                 by_text[chr(byte)].id if chr(byte) in by_text else byte + FIRST_BYTE
                 for byte in part.encode("utf-8")
@@ -156,12 +156,11 @@ class AddedTokensVocabulary(Vocabulary):
         if self.legacy or not part.startswith((_SPACE, " ")):
             pieces = processor.encode(part, out_type=str)
         else:
-            # SentencePiece drops the space at the beginning of a text: something goes before it.
+            # SentencePiece drops a leading space, so encode it after an unknown token.
             unknown = self._text_of(self.unk_id)
             before = len(processor.encode(unknown, out_type=str))
             pieces = processor.encode(unknown + part, out_type=str)[before:]
-        # What SentencePiece has no piece for comes back as it was written, and may be a token that
-        # is no single word.
+        # An unknown piece keeps its text, which may be a token that was not a single word.
         return [by_text[p].id if p in by_text else processor.piece_to_id(p) for p in pieces]
 
     def _text_of(self, i: int) -> str:
@@ -173,8 +172,8 @@ class AddedTokensVocabulary(Vocabulary):
         silent = (self.pad_id, self.eos_id)
         known = [i if self._is_known(i) else self.unk_id for i in ids if i not in silent]
         if isinstance(self.base, ByteVocabulary):
-            # Spaces are bytes: tokens have none around them, as in transformers 5. Version 4 adds
-            # two, so that text does not come back.
+            # No spaces around tokens, as in transformers 5. Version 4 adds them, so encoding and
+            # decoding change the text.
             decode = self.base.decode_bytes
             parts = [
                 self._by_id[i].text.encode() if i in self._by_id else decode([i]) for i in known
@@ -195,13 +194,13 @@ class AddedTokensVocabulary(Vocabulary):
         return i in self._by_id or i < self.base.vocab_size
 
     def _stands_apart(self, token: AddedToken) -> bool:
-        """Whether a space is written on both sides of the token."""
+        """Whether decoding puts spaces around the token."""
         if token.role or token.special:
             return not token.role and token.id >= self.base.vocab_size
         return True
 
     def _joined(self, ids: list[int]) -> str:
-        """Pieces as text; a space is written before a special token, and none behind it."""
+        """Decodes pieces; a special token gets a space before it and none after it."""
         processor = self._processor
         assert processor is not None
         text = ""
@@ -219,7 +218,7 @@ class AddedTokensVocabulary(Vocabulary):
 
     @cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor | None:
-        """SentencePiece without sentinels; None of bytes."""
+        """SentencePiece without sentinels; None for bytes."""
         if isinstance(self.base, ByteVocabulary):
             return None
         model = self.base.model
@@ -261,7 +260,7 @@ class AddedTokensVocabulary(Vocabulary):
 
 
 def in_order(ids: Mapping[str, int]) -> list[int]:
-    """The ids of sentinels by their number, up to the first that is not there."""
+    """The ids of `<extra_id_0>`, `<extra_id_1>`, …, up to the first missing one."""
     numbered = {m[1]: ids[text] for text in ids if (m := SENTINEL.fullmatch(text))}
     found: list[int] = []
     while str(len(found)) in numbered:

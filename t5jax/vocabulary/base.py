@@ -1,4 +1,4 @@
-"""What every vocabulary offers."""
+"""The base class of vocabularies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from t5jax.knobs import short
 
 DESCRIPTION = "vocabulary.json"
-# More than any model has (umT5: 300), and few enough to make.
+# More than any model has (umT5: 300); a damaged file cannot ask for more.
 MOST_EXTRA_IDS = 65_536
 
 
@@ -30,7 +30,7 @@ class Vocabulary(ABC):
     @property
     @abstractmethod
     def vocab_size(self) -> int:
-        """Number of ids, sentinels included, without padding to a multiple of anything."""
+        """Number of ids, sentinels included; models may pad their embedding to more rows."""
 
     @property
     @abstractmethod
@@ -40,19 +40,18 @@ class Vocabulary(ABC):
     @property
     @abstractmethod
     def unk_id(self) -> int:
-        """The id of what the vocabulary cannot express."""
+        """The id of unknown text."""
 
     @property
     @abstractmethod
     def sentinel_ids(self) -> Sequence[int]:
-        """The ids that objectives put for spans: `<extra_id_0>`'s, `<extra_id_1>`'s, …"""
+        """The ids of `<extra_id_0>`, `<extra_id_1>`, …, which replace spans in objectives."""
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without EOS. A tokenizer.json may begin every text with a token.
+        """The ids of `text`, without EOS. A tokenizer.json may prepend a token.
 
         Raises:
-          TypeError: `text` is no string. ValueError: it holds half of a surrogate pair, which has
-            no UTF-8.
+          TypeError: `text` is not a string. ValueError: it holds a lone surrogate.
         """
         if not isinstance(text, str):
             raise TypeError(f"text={short(text)} must be a string, not {type(text).__name__}")
@@ -72,21 +71,20 @@ class Vocabulary(ABC):
         """The text of one sequence of ids, up to the first EOS. Padding gives no text.
 
         Raises:
-          TypeError: `ids` are no whole numbers. ValueError: one is negative, or they have more than
-            one dimension.
+          TypeError: `ids` are not integers. ValueError: a negative id, or more than one dimension.
         """
         return self._decode(_until_eos(ids, self.eos_id))
 
     @abstractmethod
     def _decode(self, ids: list[int]) -> str:
-        """The text of ids from 0 on, of which the last may be EOS."""
+        """`decode` of ids that are 0 or more, of which the last may be EOS."""
 
     def description(self) -> dict[str, Any]:
-        """What `vocabulary.json` says."""
+        """The content of `vocabulary.json`."""
         return {"kind": self.kind, "extra_ids": self.extra_ids}
 
     def save(self, folder: str | Path) -> None:
-        """Writes the files that load_vocabulary reads into `folder`, which is made if missing."""
+        """Writes files for `load_vocabulary` into `folder`, which is made if missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.description()) + "\n"
@@ -94,7 +92,7 @@ class Vocabulary(ABC):
 
 
 def check_extra_ids(extra_ids: Any) -> int:
-    """`extra_ids`, if it is a number of sentinels. TypeError or ValueError otherwise."""
+    """`extra_ids`; TypeError or ValueError unless it is a valid number of sentinels."""
     if not isinstance(extra_ids, int) or isinstance(extra_ids, bool):
         raise TypeError(f"extra_ids={short(extra_ids)} must be a whole number")
     if not 0 <= extra_ids <= MOST_EXTRA_IDS:
@@ -110,7 +108,7 @@ def path_of(value: Any, name: str) -> Path:
 
 
 def _until_eos(ids: Sequence[int] | np.ndarray, eos_id: int) -> list[int]:
-    """The ids as Python integers, up to and with the first EOS."""
+    """The ids as Python integers, up to the first EOS, included."""
     try:
         array = np.asarray(ids)
     except ValueError:  # rows of several lengths

@@ -13,16 +13,15 @@ BYTE_EXTRA_IDS = 125  # ByT5: 3 special ids + 256 bytes + 125 sentinels = 384
 
 
 class ByteVocabulary(Vocabulary):
-    """UTF-8 bytes + 3, as ByT5 has it; the sentinels are ids of which no text is made.
+    """ByT5's ids: UTF-8 bytes + 3, then extra ids, which decode to no text.
 
-    The ids of `seqio.ByteVocabulary(extra_ids)`, except that vocab_size counts 125 sentinels
-    unless told otherwise (seqio's default is none).
+    The ids of `seqio.ByteVocabulary(extra_ids)`; `extra_ids` is 125 by default (seqio's is 0).
 
     Args:
-      extra_ids: ids after the bytes. ByT5's checkpoints have rows for 125, which nothing trained.
+      extra_ids: ids after the bytes. ByT5's checkpoints have 125 such rows, all untrained.
       first_sentinel: the id of `<extra_id_0>` in objectives. ByT5 reuses the last 100 byte ids,
-        258, 257, … (arXiv:2105.13626, section 3.1); UTF-8 has none of the first eleven. Folders
-        that older versions wrote have 258 + extra_ids: the extra ids, downwards.
+        258, 257, … (arXiv:2105.13626, section 3.1); UTF-8 never uses the first eleven. Folders of
+        older t5jax versions have 258 + extra_ids: the extra ids, downwards.
 
     Raises:
       ValueError: another `first_sentinel`.
@@ -53,11 +52,10 @@ class ByteVocabulary(Vocabulary):
         return [byte + FIRST_BYTE for byte in text.encode("utf-8")]
 
     def _decode(self, ids: list[int]) -> str:
-        # Broken UTF-8 sequences are dropped.
         return self.decode_bytes(ids).decode("utf-8", errors="ignore")
 
     def decode_bytes(self, ids: list[int]) -> bytes:
-        """The bytes of ids; special ids, sentinels and ids past the end have none."""
+        """The bytes of ids; special, extra and unknown ids have none."""
         values = (i - FIRST_BYTE for i in ids)
         return bytes(v for v in values if 0 <= v < 256)
 

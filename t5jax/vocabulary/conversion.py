@@ -17,12 +17,10 @@ _SPACE = "▁"
 
 
 def to_tokenizer_json(vocabulary: SentencePieceVocabulary) -> bytes:
-    """The content of a `tokenizer.json` with the vocabulary's ids.
-
-    See TokenizerJsonVocabulary for where a tokenizer.json and SentencePiece differ.
+    """A `tokenizer.json` with the vocabulary's ids; `TokenizerJsonVocabulary` lists differences.
 
     Raises:
-      ValueError: the model is of a kind that the format cannot express.
+      ValueError: the format cannot express the model.
     """
     model = parse(vocabulary.model)
     names = [model.pieces[i].text for i in (vocabulary.eos_id, vocabulary.unk_id)]
@@ -42,15 +40,15 @@ def to_tokenizer_json(vocabulary: SentencePieceVocabulary) -> bytes:
     if model.charsmap:
         try:
             rules += [norm.Precompiled(model.charsmap)]
-        except Exception as error:  # the library has no kind of its own
+        except Exception as error:  # tokenizers raises no type of its own
             cause = " ".join(str(error).split())
             raise ValueError(f"the SentencePiece model is damaged: {cause}") from None
     if model.remove_extra_whitespaces:
-        # Not on the left: after a sentinel, a space there says that a word begins. And not with
-        # norm.Strip, to which more characters are white space than to SentencePiece.
+        # Leading spaces stay: after a sentinel they begin a word. norm.Strip would strip characters
+        # that are not white space to SentencePiece.
         rules += [norm.Replace(Regex(" {2,}"), " "), norm.Replace(Regex(r" +\z"), "")]
     tokenizer.normalizer = norm.Sequence(rules)  # type: ignore[assignment]
-    # Only the text's beginning is the beginning of a word where no space stands.
+    # "first": only the text's beginning gets a space; a text after a sentinel does not.
     scheme = "first" if model.add_dummy_prefix else "never"
     tokenizer.pre_tokenizer = pre.Metaspace(_SPACE, scheme)  # type: ignore[assignment]
     spaces = dec.Metaspace(_SPACE, scheme)
@@ -64,7 +62,7 @@ def to_tokenizer_json(vocabulary: SentencePieceVocabulary) -> bytes:
 
 
 def padding(vocabulary: SentencePieceVocabulary) -> str:
-    """The piece that Hugging Face's tokenizers pad with: T5's <pad>; MADLAD-400 has none, and <s>.
+    """The padding piece of Hugging Face's tokenizers: <pad>, or <s> in MADLAD-400.
 
     Raises:
       ValueError: the model has neither.
@@ -79,7 +77,7 @@ def padding(vocabulary: SentencePieceVocabulary) -> str:
 
 
 def fits_t5_tokenizer(vocabulary: SentencePieceVocabulary) -> bool:
-    """Whether transformers' T5Tokenizer, which takes the pieces alone, would give the same ids."""
+    """Whether transformers' T5Tokenizer, which reads only the pieces, gives the same ids."""
     model = parse(vocabulary.model)
     return (
         model.model_type == UNIGRAM
@@ -96,7 +94,7 @@ def _model(model: Model, sentinels: list[str], unk_id: int) -> mod.Model:
         scored += [(token, 0.0) for token in sentinels]
         return mod.Unigram(scored, unk_id, model.byte_fallback)
     if model.model_type == BPE:
-        # A merge joins two pieces; a symbol of the user's need not be made of any.
+        # A merge joins two pieces; a user-defined symbol need not be one.
         if any(piece.type == USER_DEFINED for piece in model.pieces):
             raise ValueError(
                 "a SentencePiece model of the type bpe with symbols has no tokenizer.json; train "
@@ -117,7 +115,7 @@ def _model(model: Model, sentinels: list[str], unk_id: int) -> mod.Model:
 
 
 def _merges(pieces: list[Piece]) -> list[tuple[str, str]]:
-    """All ways to make a piece of two, the pieces that SentencePiece makes first coming first."""
+    """All pairs of pieces that join to a piece, in SentencePiece's order of merges."""
     texts = {piece.text for piece in pieces}
     return [
         (piece.text[:i], piece.text[i:])

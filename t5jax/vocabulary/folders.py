@@ -1,4 +1,4 @@
-"""Vocabularies by name: folders of our own, model files, what a config says."""
+"""Vocabularies in folders and files, and by the name that a config gives."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from t5jax.vocabulary.tokenizer_json import TOKENIZER_JSON, TokenizerJsonVocabul
 
 
 def save_vocabulary(vocabulary: Vocabulary, folder: str | Path) -> None:
-    """Writes `vocabulary.json` into `folder`, and `spiece.model` or `tokenizer.json` for theirs."""
+    """Writes `vocabulary.json` into `folder`, with `spiece.model` or `tokenizer.json` if used."""
     vocabulary.save(path_of(folder, "folder"))
 
 
 def load_vocabulary(folder: str | Path, extra_ids: int | None = None) -> Vocabulary:
-    """Reads what save_vocabulary wrote. `extra_ids`, if given, replaces the saved number.
+    """Reads a folder of `save_vocabulary`. `extra_ids`, if given, replaces the saved number.
 
-    Those of a tokenizer.json and of added tokens are their own, and no other number is accepted.
+    A tokenizer.json and added tokens accept only their own number.
 
-    Raises FileNotFoundError where a file is missing, ValueError where one cannot be understood.
+    Raises:
+      FileNotFoundError: a file is missing. ValueError: a file is invalid.
     """
     folder = path_of(folder, "folder")
     path = folder / DESCRIPTION
@@ -36,7 +37,7 @@ def load_vocabulary(folder: str | Path, extra_ids: int | None = None) -> Vocabul
     saved = read_json(path, _Description)
     n = saved.extra_ids if extra_ids is None else extra_ids
     if saved.kind == ByteVocabulary.kind:
-        # Older versions did not say, and used the extra ids: what they began goes on so.
+        # Older versions saved no first_sentinel and used the extra ids; their runs still do.
         first = LAST_BYTE if saved.first_sentinel == LAST_BYTE else LAST_BYTE + n
         return ByteVocabulary(n, first_sentinel=first)
     if saved.kind == SentencePieceVocabulary.kind:
@@ -89,15 +90,15 @@ def make_vocabulary(spec: str | Path, extra_ids: int | None = None) -> Vocabular
     """The vocabulary that a config names.
 
     Args:
-      spec: "bytes", a SentencePiece model file, a tokenizer.json, a folder written by
-        save_vocabulary, or one of Hugging Face's.
-      extra_ids: number of sentinels to add; by default 125 for bytes, 100 for a model file (0 where
-        it holds its own), and for a folder what was saved. A tokenizer.json has its own, and for a
-        folder of Hugging Face's its files say: another number is not accepted.
+      spec: "bytes", a SentencePiece model file, a tokenizer.json, a folder of `save_vocabulary`, or
+        a Hugging Face folder.
+      extra_ids: sentinels to add. Default: 125 for bytes, 100 for a model file (0 if it holds
+        sentinels), the saved number for a folder. A tokenizer.json and a Hugging Face folder accept
+        only their own number.
 
     Raises:
       FileNotFoundError: `spec` is none of these.
-      ValueError: the file or the folder cannot be read, or has another number of sentinels.
+      ValueError: an invalid file or folder, or another number of sentinels.
     """
     if str(spec) == ByteVocabulary.kind:
         return ByteVocabulary(BYTE_EXTRA_IDS if extra_ids is None else extra_ids)

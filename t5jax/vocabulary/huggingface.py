@@ -1,4 +1,4 @@
-"""The tokenizer files of Hugging Face's T5 folders, of transformers 4 and 5."""
+"""Tokenizer files of Hugging Face's T5 folders, for transformers 4 and 5."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ from t5jax.vocabulary.tokenizer_json import (
 )
 
 _BYTE_CLASS = "ByT5Tokenizer"
-# Takes a tokenizer.json as it is; both versions of transformers know the name.
+# Reads a tokenizer.json unchanged; a class of transformers 4 and 5.
 _FAST_CLASS = "PreTrainedTokenizerFast"
 
 
 def from_huggingface(folder: str | Path, *, byte_level: bool = False) -> Vocabulary:
-    """The vocabulary of a folder that holds a Hugging Face model or tokenizer of the T5 family.
+    """The vocabulary of a Hugging Face folder of the T5 family.
 
-    - Bytes where its configuration names ByT5's tokenizer.
-    - Else `spiece.model`, whose ids are exactly those of pre-training, with as many sentinels as
-      the files beside it say: by default 100, and none more where the model holds its own. Where
-      tokens were added that it lacks, `tokenizer.json`, or the ids of transformers 4's tokenizer in
-      Python (`AddedTokensVocabulary`) if there is none.
-    - Else `tokenizer.json`, which is all that transformers 5 writes.
-    - Else bytes if `byte_level`.
+    - Bytes, if its configuration names ByT5's tokenizer.
+    - Else `spiece.model`, which gives exactly the ids of pre-training, with the number of sentinels
+      that the other files say (default 100, or 0 if the model holds sentinels). If tokens were
+      added to it: `tokenizer.json`, or without that file the ids of transformers 4's tokenizer in
+      Python (`AddedTokensVocabulary`).
+    - Else `tokenizer.json`, the only file of transformers 5.
+    - Else bytes, if `byte_level`.
 
     Args:
-      folder: where the files are.
-      byte_level: the model works on bytes, as its config says; used where no file tells.
+      folder: the folder.
+      byte_level: whether the model is byte-level by its config; used if no tokenizer file exists.
 
     Raises:
-      FileNotFoundError: there is none of these.
-      ValueError: a file is damaged; the message names it.
+      FileNotFoundError: no tokenizer.
+      ValueError: a damaged file; the message names it.
     """
     folder = path_of(folder, "folder")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     files = Files(folder)
-    # transformers writes extra_ids=0 for ByT5 whatever there is, so the tokens come first.
+    # transformers always writes extra_ids=0 for ByT5, so count the tokens first.
     extra_ids = files.sentinels() or files.config.extra_ids
     pieces, fast = folder / SENTENCEPIECE_MODEL, folder / TOKENIZER_JSON
     if files.tokenizer_class == _BYTE_CLASS:
@@ -83,52 +83,52 @@ def from_huggingface(folder: str | Path, *, byte_level: bool = False) -> Vocabul
 
 
 def write_huggingface(vocabulary: Vocabulary, folder: str | Path) -> None:
-    """Writes tokenizer files from which transformers' AutoTokenizer gives the same ids and EOS.
+    """Writes tokenizer files with which transformers' AutoTokenizer gives the same ids and EOS.
 
-    `from_huggingface` gives an equal vocabulary back. In texts with special tokens Hugging Face's
-    tokenizers differ from SentencePiece and from bytes: see TokenizerJsonVocabulary.
+    `from_huggingface` reads an equal vocabulary back. In texts with special tokens Hugging Face's
+    tokenizers differ from SentencePiece and from bytes: see `TokenizerJsonVocabulary`.
 
     Args:
-      vocabulary: bytes, SentencePiece or tokenizer.json.
+      vocabulary: the vocabulary.
       folder: made if missing.
 
     Raises:
-      ValueError: Hugging Face has no tokenizer for such a SentencePiece model; nothing is written.
-      TypeError: nor for a vocabulary of another kind.
+      ValueError: Hugging Face has no tokenizer for the SentencePiece model; nothing is written.
+      TypeError: an unknown class of vocabulary.
     """
     folder, pad = Path(folder), PAD
     files: dict[str, bytes] = {}
     sentinels = [f"<extra_id_{i}>" for i in range(vocabulary.extra_ids)]
     config: dict[str, Any] = {
         "extra_ids": vocabulary.extra_ids,
-        # Else transformers 4 makes token_type_ids, which T5 refuses, and takes spaces out of texts.
+        # transformers 4's defaults add token_type_ids, which T5 refuses, and remove spaces.
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
     }
     match vocabulary:
         case ByteVocabulary():
             config["tokenizer_class"] = _BYTE_CLASS
-            sentinels.reverse()  # ids are given in this order, and <extra_id_0> is the highest
+            sentinels.reverse()  # ids ascend in this order, and <extra_id_0> is the highest
         case SentencePieceVocabulary():
             t5 = fits_t5_tokenizer(vocabulary)
             config["tokenizer_class"] = "T5Tokenizer" if t5 else _FAST_CLASS
-            # Else transformers 4 puts a space after every sentinel.
+            # By default, transformers 4 puts a space after every sentinel.
             config["legacy"] = False
             pad = padding(vocabulary)
             files[SENTENCEPIECE_MODEL] = vocabulary.model
             files[TOKENIZER_JSON] = to_tokenizer_json(vocabulary)
         case TokenizerJsonVocabulary():
             config["tokenizer_class"] = _FAST_CLASS
-            # Not those that hold the mark of a word's beginning: they are pieces like others.
+            # Sentinels that begin with SentencePiece's space are ordinary pieces.
             present = vocabulary.tokenizer.get_vocab()
             sentinels = [token for token in sentinels if token in present]
             files[TOKENIZER_JSON] = vocabulary.json
         case AddedTokensVocabulary(base=base):
-            # No tokenizer.json: transformers 4 would take it, and give other texts of ids.
+            # No tokenizer.json: transformers 4 would prefer it, and decode with other spaces.
             if isinstance(base, SentencePieceVocabulary):
                 files[SENTENCEPIECE_MODEL] = base.model
             else:
-                config["extra_ids"] = 0  # as its own; it refuses another number than of sentinels
+                config["extra_ids"] = 0  # ByT5Tokenizer refuses numbers other than 0 and its own
             is_bytes = isinstance(base, ByteVocabulary)
             config["tokenizer_class"] = _BYTE_CLASS if is_bytes else "T5Tokenizer"
             config["legacy"] = vocabulary.legacy
@@ -145,7 +145,7 @@ def write_huggingface(vocabulary: Vocabulary, folder: str | Path) -> None:
 
 
 def _special(vocabulary: Vocabulary, pad: str, sentinels: list[str]) -> dict[str, Any]:
-    """The special tokens by role, as the files have them."""
+    """The special tokens by role, in the files' format."""
     if isinstance(vocabulary, AddedTokensVocabulary):
         return _written_special(vocabulary)
     special: dict[str, Any] = {"eos_token": EOS, "pad_token": pad, "unk_token": UNK}
@@ -175,12 +175,12 @@ def _with_tokens(
     plain: Vocabulary,
     folder: Path,
 ) -> Vocabulary:
-    """`plain`, or the base with the tokens that `plain` lacks."""
+    """`plain`, or the base with all tokens if `plain` lacks some."""
     tokens = tokens_of(files, base, plain.extra_ids)
     lacking = [t for t in tokens if not is_plain(t, base, plain.extra_ids)]
     if not lacking:
         return plain
-    # transformers' default, where nothing is said.
+    # transformers' default is True.
     legacy = files.config.legacy is not False or isinstance(base, ByteVocabulary)
     try:
         return AddedTokensVocabulary(base, tokens, legacy=legacy)

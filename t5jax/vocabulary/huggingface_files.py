@@ -1,4 +1,4 @@
-"""What the tokenizer files of a Hugging Face folder say, and which tokens they add to a model."""
+"""Tokenizer files of a Hugging Face folder, and the tokens that they add to a model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Numbered(_Token):
 
 
 class _Special(Schema):
-    """`special_tokens_map.json`, and the fields of the same names of `tokenizer_config.json`."""
+    """`special_tokens_map.json`; `tokenizer_config.json` has the same fields."""
 
     bos_token: str | _Token | None = None
     eos_token: str | _Token | None = None
@@ -54,7 +54,7 @@ class _Special(Schema):
     cls_token: str | _Token | None = None
     mask_token: str | _Token | None = None
     additional_special_tokens: list[str | _Token] | None = None
-    # Version 5 calls them so; some models of version 4 give names to theirs.
+    # transformers 5's list; in transformers 4 a dictionary of names.
     extra_special_tokens: list[str | _Token] | dict[str, str | _Token] | None = None
 
     def roles(self) -> dict[str, _Token]:
@@ -66,7 +66,7 @@ class _Special(Schema):
         return [_token(token) for token in [*(self.additional_special_tokens or []), *listed]]
 
 
-# In the order in which those that a model lacks get ids.
+# The order in which roles that a model lacks get ids.
 _ROLES = tuple(name for name in _Special.model_fields if not name.endswith("tokens"))
 
 
@@ -96,7 +96,7 @@ def _token(token: str | _Token) -> _Token:
 
 
 class Files:
-    """What the files of a folder say; those that are not there say nothing."""
+    """The content of a folder's tokenizer files; a missing file counts as empty."""
 
     def __init__(self, folder: Path):
         def read(name: str, schema: Any) -> Any:
@@ -113,7 +113,7 @@ class Files:
         self.roles = self.config.roles()
         self.others = {token.content: token for token in self.config.others()}
         if self.config.added_tokens_decoder is not None:
-            # It comes last and is complete: as transformers, what the older files say is not read.
+            # The newest format, and complete: as in transformers, older files are ignored.
             for key, token in self.config.added_tokens_decoder.items():
                 if not key.isascii() or not key.isdigit() or len(key) > 9:
                     raise ValueError(
@@ -127,7 +127,7 @@ class Files:
                 self.numbered[text] = (i, self.others.get(text, _Token(content=text)))
 
     def sentinels(self) -> int:
-        """How many sentinels are named, under any spelling."""
+        """The number of different sentinels in all files."""
         names = [*self.numbered, *self.others, *(token.content for token in self.fast)]
         return len({match[1] for match in map(SENTINEL.fullmatch, names) if match})
 
@@ -135,7 +135,7 @@ class Files:
 def tokens_of(
     files: Files, base: SentencePieceVocabulary | ByteVocabulary, sentinels: int
 ) -> list[AddedToken]:
-    """All tokens that transformers' tokenizer finds in a text before the base sees it."""
+    """All tokens that transformers' tokenizer splits off before the base tokenizes."""
     is_bytes = isinstance(base, ByteVocabulary)
     find = _find_byte if isinstance(base, ByteVocabulary) else _finder(base)
     around = {"lstrip": True, "rstrip": True}
@@ -157,12 +157,12 @@ def tokens_of(
     unlisted = not any(SENTINEL.fullmatch(token.content) for token in others)
     own = isinstance(base, SentencePieceVocabulary) and has_own_sentinels(base.model)
     if not (is_bytes or own or (others and unlisted)):
-        # T5's have ids that go down, before what was added.
+        # T5's sentinels have descending ids, below those of added tokens.
         for n in range(sentinels):
             if (text := f"<extra_id_{n}>") not in tokens:
                 add(text, base.vocab_size - 1 + sentinels - n, around | {"special": True})
     elif unlisted:
-        # ByT5's are tokens like others, and so are T5's where the list of others lacks them.
+        # ByT5's sentinels are ordinary tokens, and so are T5's if the special tokens lack them.
         numbered = [_Token(content=f"<extra_id_{n}>") for n in range(sentinels)]
         others = numbered + others if is_bytes else others + numbered
     waiting += [(token, "") for token in others]
@@ -188,7 +188,7 @@ def tokens_of(
 
 
 def _find_byte(text: str) -> int | None:
-    """The id that ByT5's tokenizer has for a text: to it a byte is the character of its number."""
+    """ByT5Tokenizer's id of a text; it treats byte n as the character chr(n)."""
     if text in (PAD, EOS, UNK):
         return (PAD, EOS, UNK).index(text)
     return ord(text) + FIRST_BYTE if len(text) == 1 and ord(text) < 256 else None
@@ -205,7 +205,7 @@ def _finder(base: SentencePieceVocabulary) -> Callable[[str], int | None]:
 def is_plain(
     token: AddedToken, base: SentencePieceVocabulary | ByteVocabulary, sentinels: int
 ) -> bool:
-    """Whether the vocabulary without added tokens has the token with the same id already."""
+    """Whether the vocabulary without added tokens has the same token with the same id."""
     match = SENTINEL.fullmatch(token.text)
     if isinstance(base, ByteVocabulary):
         return match is not None or token.id < FIRST_BYTE

@@ -1,4 +1,4 @@
-"""SentencePiece with T5's sentinels: the ids of seqio's vocabulary of the same name."""
+"""SentencePiece with T5's sentinels."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ SENTENCEPIECE_MODEL = "spiece.model"
 class SentencePieceVocabulary(Vocabulary):
     """A SentencePiece model with sentinels appended: `<extra_id_0>` is the highest id.
 
-    The ids of `seqio.SentencePieceVocabulary(path, extra_ids)` in Python, and of transformers'.
-    seqio's TensorFlow op, which training data goes through as T5's did, holds an older
-    SentencePiece. Of several equally probable ways to cut a text it may take another: "----" is
-    "---", "-" to it and "-", "---" here. The older one compares sums of log probabilities before
-    they are rounded to float32, the newer one after.
+    The ids of `seqio.SentencePieceVocabulary(path, extra_ids)` in Python, and of transformers.
+    seqio's TensorFlow op, which tokenizes training data, holds an older SentencePiece, as T5's
+    did. It may choose another of several equally probable segmentations: "----" is "---", "-"
+    there and "-", "---" here. The older version compares sums of log-probabilities before they are
+    rounded to float32, the newer version after.
 
     Args:
-      model_bytes_or_path: a serialized model, or the path of a file that holds one.
-      extra_ids: number of sentinels to append; by default 100, or 0 where the model holds its own
-        already, as mT5's and umT5's do.
+      model_bytes_or_path: a serialized model, or the path of its file.
+      extra_ids: sentinels to append; default: 100, or 0 if the model holds sentinels, as mT5's and
+        umT5's do.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the model cannot be read; the message names the path.
+      FileNotFoundError: no such file.
+      ValueError: an invalid model; the message names the path.
     """
 
     kind = "sentencepiece"

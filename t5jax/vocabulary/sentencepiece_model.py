@@ -1,8 +1,8 @@
-"""SentencePiece's model file, read and extended as bytes, with no protobuf library.
+"""SentencePiece's model file, read and extended without a protobuf library.
 
-It is a protobuf message: field 1, repeated, is a piece {1: text, 2: float score, 3: type}, field 2
-the trainer's options and field 3 the normalizer's. Serialized messages merge by concatenation and
-repeated fields append, so sentinels are added by appending bytes.
+The file is a protobuf message: field 1, repeated, is a piece {1: text, 2: float score, 3: type},
+field 2 the trainer's options, field 3 the normalizer's. Concatenated messages merge and repeated
+fields append, so sentinels are added by appending bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _PIECE, _TRAINER, _NORMALIZER = 1, 2, 3
-USER_DEFINED = 4  # the type of a piece that is always one piece
+USER_DEFINED = 4  # type of a piece that is never split
 UNIGRAM, BPE = 1, 2
 
 
@@ -25,20 +25,20 @@ class Piece(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What a model file says, as far as another library needs it to tokenize alike."""
+    """The parts of a model file that another library needs to tokenize alike."""
 
     pieces: list[Piece]
     model_type: int
     byte_fallback: bool
-    charsmap: bytes  # compiled rules of the characters' normalization; may be empty
+    charsmap: bytes  # compiled normalization rules; may be empty
     add_dummy_prefix: bool
     remove_extra_whitespaces: bool
 
 
 def is_complete(model: bytes) -> bool:
-    """Whether the bytes are whole protobuf fields up to the normalizer.
+    """Whether the bytes are whole protobuf fields and include the normalizer.
 
-    SentencePiece loads a model that was cut between two pieces as a smaller one, without an error.
+    SentencePiece loads a file truncated between two pieces as a smaller model, without an error.
     """
     try:
         return _NORMALIZER in {number for number, _ in _fields(model)}
@@ -47,7 +47,7 @@ def is_complete(model: bytes) -> bool:
 
 
 def has_own_sentinels(model: bytes) -> bool:
-    """Whether sentinels are among the model's pieces, as in mT5's and umT5's."""
+    """Whether the model's pieces include sentinels, as mT5's and umT5's do."""
     return b"<extra_id_0>" in model
 
 
@@ -59,17 +59,17 @@ def sentinel_pieces(extra_ids: int) -> bytes:
         body = b"\x0a" + bytes([len(utf8)]) + utf8 + b"\x15\0\0\0\0" + bytes([0x18, USER_DEFINED])
         return b"\x0a" + bytes([len(body)]) + body
 
-    # With the mark of a word's beginning, as seqio has it: a sentinel inside a word is no sentinel.
+    # They begin with "▁", as in seqio, so a sentinel inside a word is not one.
     return b"".join(piece(f"▁<extra_id_{i}>") for i in reversed(range(extra_ids)))
 
 
 def without_dummy_prefix(model: bytes) -> bytes:
-    """The model with a normalizer that puts no space before a text."""
-    return model + bytes([_NORMALIZER << 3 | 2, 2, 3 << 3, 0])  # {3: {3: false}}, which is merged
+    """The model with a normalizer that prepends no space."""
+    return model + bytes([_NORMALIZER << 3 | 2, 2, 3 << 3, 0])  # {3: {3: false}}, merged on load
 
 
 def parse(model: bytes) -> Model:
-    """Reads a model for which `is_complete` holds. Raises ValueError where it is damaged."""
+    """Reads a model that `is_complete`. Raises ValueError if it is damaged."""
     pieces = []
     trainer: dict[int, int | bytes] = {}
     normalizer: dict[int, int | bytes] = {}
@@ -113,7 +113,7 @@ def _float(value: bytes) -> float:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The numbers and values of a message's fields. Raises ValueError where it is cut short."""
+    """The numbers and values of a message's fields. Raises ValueError if it is truncated."""
     position = 0
 
     def varint() -> int:

@@ -1,4 +1,4 @@
-"""What text each id stands for, and the text of ids that come one by one."""
+"""The text of each id, and streaming of text from ids."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from t5jax.vocabulary.sentencepiece import SentencePieceVocabulary
 from t5jax.vocabulary.tokenizer_json import TokenizerJsonVocabulary
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-# Something that text can follow: decoders drop the space that a text begins with.
+# Decoded before each id, because decoders drop a leading space.
 _BEFORE = "a"
 
 
 @functools.lru_cache(maxsize=4)
 def token_texts(vocabulary: Vocabulary) -> tuple[bytes, ...]:
-    """The text of each id inside of a text, in UTF-8: with the space that a word begins with.
+    """Each id's UTF-8 text inside a text, with the space that begins a word.
 
-    Padding and EOS have none. A byte that is a token is that byte.
+    Padding and EOS have no text; a byte token is its byte.
     """
     if isinstance(vocabulary, ByteVocabulary):
         return tuple(vocabulary.decode_bytes([i]) for i in range(vocabulary.vocab_size))
@@ -58,10 +58,10 @@ def _piece(vocabulary: Vocabulary, i: int) -> str:
 
 
 def pieces(vocabulary: Vocabulary, ids: Iterator[Sequence[int]]) -> Iterator[str]:
-    """The text of ids that come a few at a time, in pieces that join to `decode` of all of them.
+    """Streams the text of ids; the pieces join to `decode` of all ids.
 
-    A piece is given out when no later id can change it: not the space at the end of a text, nor a
-    character of which bytes are missing.
+    A piece is yielded once no later id can change it: trailing spaces and incomplete UTF-8
+    characters wait.
     """
     so_far: list[int] = []
     given = ""

@@ -1,4 +1,4 @@
-"""Hugging Face's `tokenizer.json`, read by the `tokenizers` library."""
+"""Hugging Face's `tokenizer.json`, through the `tokenizers` library."""
 
 from __future__ import annotations
 
@@ -15,34 +15,31 @@ PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
 
 
 class TokenizerJsonVocabulary(Vocabulary):
-    """A `tokenizer.json` of the T5 family. The ids are those of Hugging Face's tokenizer.
+    """A `tokenizer.json` of the T5 family, with the ids of Hugging Face's tokenizer.
 
-    On text without sentinels they are usually those of the SentencePiece model that the file was
-    made from, and differ from them in corners:
+    They usually equal the ids of the SentencePiece model that the file was made from. Differences:
 
-    - A sentinel is one wherever it stands, without the space before it, which is stripped: "a
-      <extra_id_0>" and "a<extra_id_0>" give the same ids, and decoding writes no space there. To
-      SentencePiece it is one only where a word begins. Some files also put a space before what
-      follows a sentinel: "<extra_id_0>." is then read as "<extra_id_0> .".
-    - Special tokens in a text ("</s>", "<pad>", "<unk>") become their ids; to SentencePiece they
-      are characters like others.
-    - The unknown id is decoded as "<unk>", by SentencePiece as " ⁇ ".
+    - A sentinel is found anywhere, and the space before it is stripped: "a <extra_id_0>" and
+      "a<extra_id_0>" give the same ids, and decode without the space. SentencePiece finds it only
+      at the beginning of a word. Some files also read "<extra_id_0>." as "<extra_id_0> .".
+    - "</s>", "<pad>" and "<unk>" in a text become special ids; SentencePiece reads them as text.
+    - The unknown id decodes to "<unk>", in SentencePiece to " ⁇ ".
     - A combining mark may be lost after a character that normalization replaces ("²" with a mark).
-    - Of two equally probable ways to cut a text ("thethethe" to mT5), another may be taken.
-    - In some files, rare white space, and characters that only bytes could express.
+    - Another of two equally probable segmentations may be taken ("thethethe" in mT5).
+    - Some files: rare white space, and characters that need byte fallback.
 
-    Truncation and padding that a file asks for are not done. What its post-processor puts before
-    every text, such as the "<s>" of code models, is part of `encode`; what it puts behind is EOS.
+    The file's truncation and padding are ignored. A prefix of its post-processor, such as the "<s>"
+    of code models, is part of `encode`; a suffix must be EOS.
 
     Args:
       json_bytes_or_path: the file's content, or its path.
-      eos_token, unk_token, pad_token: what the special tokens are called, where not so; padding is
-        "<pad>" if there is one, else "<s>", as in MADLAD-400's.
+      eos_token, unk_token, pad_token: names of special tokens. Default: "</s>", "<unk>", and
+        "<pad>", or "<s>" if that is missing, as in MADLAD-400.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it cannot be read, lacks one of the three, or ends texts with something other than
-        EOS; the message names the path.
+      FileNotFoundError: no such file.
+      ValueError: an invalid file, one without a special token, or one whose post-processor ends
+        texts with other ids than EOS; the message names the path.
     """
 
     kind = "tokenizer_json"
@@ -95,14 +92,14 @@ class TokenizerJsonVocabulary(Vocabulary):
         return in_order(self.tokenizer.get_vocab())
 
     def _encode(self, text: str) -> list[int]:
-        # Special tokens are what the file adds of itself: T5's appends EOS.
+        # add_special_tokens would append EOS.
         return self._before + self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def _decode(self, ids: list[int]) -> str:
         silent = {self.pad_id, self.eos_id, *self._before}
         some = [i for i in ids if i not in silent]
         known = [i if i < self.vocab_size else self.unk_id for i in some]
-        # Not skipped by the library, since sentinels are special tokens to it.
+        # skip_special_tokens would also skip sentinels.
         return self.tokenizer.decode(known, skip_special_tokens=False)
 
     def description(self) -> dict[str, Any]:
@@ -128,7 +125,7 @@ class TokenizerJsonVocabulary(Vocabulary):
 
 
 def _before(tokenizer: tokenizers.Tokenizer, eos_id: int, source: str) -> list[int]:
-    """The ids that the file's post-processor puts before every text."""
+    """The prefix of the file's post-processor, as ids."""
     plain = tokenizer.encode("a", add_special_tokens=False).ids
     whole = tokenizer.encode("a").ids
     length = len(plain)
@@ -146,7 +143,7 @@ def _read(content: bytes, source: str) -> tokenizers.Tokenizer:
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
     except BaseException as error:
-        # The library panics at some files, with a class of its own that is no Exception.
+        # The library may panic, which raises a BaseException.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         cause = " ".join(str(error).split()).removeprefix(

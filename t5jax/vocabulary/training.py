@@ -1,4 +1,4 @@
-"""SentencePiece models trained with T5's special ids."""
+"""Training of SentencePiece models with T5's special ids."""
 
 from __future__ import annotations
 
@@ -19,24 +19,23 @@ _FIXED: dict[str, Any] = {
     "eos_id": 1,
     "unk_id": 2,
     "bos_id": -1,
-    # By default pieces end where digits begin, which would cut every phoneme like AH0.
+    # By default pieces split before digits, which cuts phonemes such as AH0.
     "split_by_number": False,
-    # By default sentences past 4,192 bytes are left out without a word.
+    # By default sentences above 4,192 bytes are dropped silently.
     "max_sentence_length": 1 << 20,
-    # Fixed, for the order of the sums, and with it the pieces, depends on it.
+    # Fixed: the order of floating-point sums depends on it, and so do the pieces.
     "num_threads": 16,
     "minloglevel": 2,
 }
 
 
 def frequent_words(texts: Iterable[str], number: int) -> list[str]:
-    """The `number` most frequent words between spaces, as symbols of `train_sentencepiece`.
+    """The `number` most frequent words, as symbols for `train_sentencepiece`.
 
-    For text made of a few fixed words (labels, phonemes, task prefixes) beside free ones: each
-    of the fixed words becomes one id, the free ones stay letters and syllables.
+    For text with a few fixed words (labels, phonemes, task prefixes): each becomes one id.
     """
     counts = Counter(word for text in texts for word in text.split())
-    # By count, then by the word itself: the order of the texts decides nothing.
+    # By count, then alphabetically, so that the order of the texts does not matter.
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     return [f"▁{word}" for word in ranked[:number]]
 
@@ -57,21 +56,21 @@ def train_sentencepiece(
     The same texts in the same order give the same file, byte for byte.
 
     Args:
-      texts: one training sentence each.
+      texts: training sentences.
       path: the file to write, usually `….model`; its folder is made if missing.
-      vocab_size: number of pieces, special ids and `symbols` included, sentinels not.
+      vocab_size: number of pieces, with special ids and `symbols`, without sentinels.
       model_type: "unigram" (T5, mT5) or "bpe".
-      symbols: texts that are always one piece of their own. A symbol written with a leading "▁"
-        stands for the space before it too: "▁AH0" makes one id of " AH0", "AH0" makes two.
-      extra_ids: sentinels of the vocabulary that is returned; the file holds none.
-      character_coverage: share of the characters seen that get a piece. 1.0 suits alphabets;
-        for Chinese or Japanese use 0.9995.
-      byte_fallback: spend 256 pieces on bytes, so that unseen characters are not unknown. T5's
-        models have none, and a small vocabulary can ill spare them.
+      symbols: texts that are never split. A leading "▁" stands for a space: with "▁AH0", " AH0" is
+        one id; with "AH0" it is two.
+      extra_ids: sentinels of the returned vocabulary; the file holds none.
+      character_coverage: share of characters that get a piece: 1.0 for alphabets, 0.9995 for
+        Chinese or Japanese.
+      byte_fallback: use 256 pieces for bytes, so that unseen characters are not unknown. T5's
+        models do not.
 
     Raises:
-      ValueError: no text, or a vocab_size out of the range that the texts allow; the message says
-        which would do.
+      ValueError: no text, or a vocab_size that the texts do not allow; the message says which would
+        do.
     """
     if model_type not in ("unigram", "bpe"):
         raise ValueError(f"model_type={model_type!r}; use 'unigram' or 'bpe'")
@@ -96,7 +95,7 @@ def train_sentencepiece(
 
 
 def _training_error(message: str, vocab_size: int) -> str:
-    """One line that says what is wrong and what would be right."""
+    """SentencePiece's error in one line, with the remedy."""
     if too_small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return (
             f"vocab_size={vocab_size} is too small: the texts' characters and symbols alone take "

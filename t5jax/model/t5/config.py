@@ -1,4 +1,4 @@
-"""What a T5 is: the frozen `T5Config`."""
+"""`T5Config`: the architecture of a T5."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Literal
 from t5jax.knobs import check_knobs, knob
 
 MLPKind = Literal["relu", "gelu", "gelu_new", "silu", "gated-relu", "gated-gelu", "gated-silu"]
-# More than any model has, and so little that a mistake in a file costs no memory.
+# More than any model has; a damaged file cannot ask for more.
 _MOST_LAYERS = 10_000
 _MOST_WEIGHTS = 2**40  # in one array
 
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-    """The architecture of one T5; field names are those of Hugging Face's `T5Config`.
+    """The architecture of one T5, with the field names of Hugging Face's `T5Config`.
 
     Raises:
-      ValueError: a value is of another type than declared, or out of its range.
+      ValueError: a value has the wrong type, or is out of range.
     """
 
     vocab_size: int = knob(
@@ -30,7 +30,7 @@ class T5Config:
     num_heads: int = knob(6, "attention heads", least=1)
     num_layers: int = knob(8, "layers of the encoder", least=1, most=_MOST_LAYERS)
     num_decoder_layers: int = knob(
-        8, "layers of the decoder; 0: an encoder alone", least=0, most=_MOST_LAYERS
+        8, "layers of the decoder; 0: encoder only", least=0, most=_MOST_LAYERS
     )
     feed_forward_proj: MLPKind = knob(
         "gated-gelu",
@@ -42,21 +42,17 @@ class T5Config:
         False, "multiply the decoder's output by d_model^-0.5 before the head (T5 1.0)"
     )
     relative_bias: Literal["shared", "per_layer"] = knob(
-        "shared", "one relative-position table a stack, or one in every layer (umT5)"
+        "shared", "one relative-position table a stack, or a table in each layer (umT5)"
     )
     relative_attention_num_buckets: int = knob(32, "rows of the relative-position table", least=1)
     relative_attention_max_distance: int = knob(
-        128, "distance from which on a bucket is shared", least=1
+        128, "distance beyond which all share the last bucket", least=1
     )
     encoder_attention_type: Literal["full", "local", "transient-global"] = knob(
-        "full", "what encoder tokens see: all, neighbours, or those and sums of blocks (LongT5)"
+        "full", "encoder attention: full, or LongT5's local or transient-global"
     )
-    local_radius: int = knob(
-        127, "neighbours on each side, where the encoder's attention is local", least=1
-    )
-    global_block_size: int = knob(
-        16, "tokens that one global token of transient-global sums", least=1
-    )
+    local_radius: int = knob(127, "LongT5: neighbours that a token sees on each side", least=1)
+    global_block_size: int = knob(16, "LongT5: tokens summed into a global token", least=1)
     layer_norm_epsilon: float = knob(1e-6, "added to the variance in RMSNorm", above=0)
     dropout: float = knob(0.0, "dropout rate in training", least=0, below=1)
     pad_token_id: int = knob(0, "id of padding, masked everywhere", least=0)
@@ -77,7 +73,7 @@ class T5Config:
                     f"{name}={getattr(self, name)} with d_model={self.d_model} makes arrays of "
                     f"{weights:.1e} weights; at most {_MOST_WEIGHTS:.1e} are supported"
                 )
-        # Any number, odd ones too: transformers' whole divisions leave a row unused then.
+        # An odd number is allowed; like transformers, its last row is unused.
         if self.relative_attention_num_buckets < 4:
             raise ValueError(
                 f"relative_attention_num_buckets={self.relative_attention_num_buckets} "
@@ -97,12 +93,12 @@ class T5Config:
 
     @property
     def encoder_only(self) -> bool:
-        """Whether there is no decoder: such a model encodes and does nothing else."""
+        """Whether there is no decoder."""
         return self.num_decoder_layers == 0
 
     @property
     def tied_head(self) -> bool:
-        """Whether the embedding is the output head too; an encoder alone has no other."""
+        """Whether there is no head kernel: the embedding is the head, or there is no decoder."""
         return self.tie_word_embeddings or self.encoder_only
 
     @property
@@ -115,17 +111,17 @@ class T5Config:
 
     @property
     def gated(self) -> bool:
-        """Whether the MLP has two input projections, one of them through the activation."""
+        """Whether the MLP has two input projections, of which the first is activated."""
         return self.feed_forward_proj.startswith("gated-")
 
     @property
     def long(self) -> bool:
-        """Whether the encoder's attention is one of LongT5's, linear in the input's length."""
+        """Whether the encoder's attention is LongT5's, linear in the input's length."""
         return self.encoder_attention_type != "full"
 
     @property
     def global_tokens(self) -> bool:
-        """Whether encoder tokens see one global token for each block of tokens."""
+        """Whether encoder tokens also see a global token for each block of tokens."""
         return self.encoder_attention_type == "transient-global"
 
     def replace(self, **changes) -> T5Config:

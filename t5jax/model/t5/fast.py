@@ -1,8 +1,8 @@
 """`FastT5`: the serving network, pure functions of the serving parameters.
 
-It equals the training network (`t5jax.model.t5.network`). Layers are written out, kernels of one
-input are fused and have their outputs first (`t5jax.model.t5.fusion`), and may be quantized. What
-makes that fast is in `t5jax.ops.products` and `t5jax.ops.cached_attention`.
+It equals the training network (`t5jax.model.t5.network`). Layers are unrolled, kernels of one input
+are fused with output dimensions first (`t5jax.model.t5.fusion`), and may be quantized. The tricks
+are in `t5jax.ops.products` and `t5jax.ops.cached_attention`.
 
 Letters: B inputs, S input tokens, T output tokens, D width, N heads, H head_dim; R rows of a step.
 """
@@ -29,7 +29,7 @@ from t5jax.ops.norms import rms_norm
 from t5jax.ops.products import product
 from t5jax.ops.quantized import Quantized
 
-# A layer's parameters and its input -> its output, and what else is to be kept of it.
+# A layer's parameters and input -> its output, and values to keep (attention weights, KV cache).
 Layer = Callable[[Params, jax.Array], tuple[jax.Array, Any]]
 
 
@@ -37,8 +37,8 @@ Layer = Callable[[Params, jax.Array], tuple[jax.Array, Any]]
 class FastT5:
     """A T5 for serving; see `t5jax.model.contract.Network`.
 
-    With LongT5's attention, `trace_encoder` shares the weight of a global token out evenly among
-    the tokens that it sums, and is 0 where a token sees nothing.
+    With LongT5's attention, `trace_encoder` divides a global token's weight evenly among the tokens
+    that it sums; a weight is 0 where a token does not see another.
     """
 
     config: T5Config
@@ -48,7 +48,7 @@ class FastT5:
         attend = self._encoder_attention(params["encoder"], segments)
         hidden, _ = self._encoder(params, input_ids, lambda p, y: (attend(p, y)[0], None))
         x = self._norm(params["encoder"]["norm"], hidden[-1])
-        # A row of padding has nothing to attend to; zeros give it an answer of any width.
+        # Zeros, because a row of padding would depend on the padded length.
         return jnp.where((segments != 0)[..., None], x, jnp.zeros((), x.dtype))
 
     def decode(
@@ -153,7 +153,7 @@ class FastT5:
         return _through(layer, _layers(params["encoder"]), self._embed(params, ids))
 
     def _encoder_attention(self, stack: Params, segments: jax.Array) -> Layer:
-        """Of a layer and its normed input -> its output, and a function that gives its weights."""
+        """(layer, normed input) -> the attention's output, and a function that gives weights."""
         if self.config.long:
             return self._long_attention(stack, segments)
         positions = jnp.arange(segments.shape[1])
@@ -194,10 +194,10 @@ class FastT5:
     def _decoder_layer(
         self, p: Params, x: jax.Array, attend: Callable[..., Any], look: Callable[..., Any]
     ) -> tuple[jax.Array, Any]:
-        """x [..., D] -> [..., D]: the one body of a decoder layer.
+        """x [..., D] -> [..., D]: the body of a decoder layer, for all uses.
 
-        `attend(q, k, v)` and `look(q)` are its attentions, over [..., N, H]; each also returns what
-        it keeps.
+        `attend(q, k, v)` and `look(q)` are self-attention and cross-attention over [..., N, H], and
+        also return values to keep.
         """
         own, cross = p["self_attention"], p["encoder_decoder_attention"]
         y = self._norm(p["pre_self_attention_layer_norm"], x)
@@ -210,11 +210,11 @@ class FastT5:
     def _teacher_forced(
         self, params: Params, encoded: jax.Array, segments: jax.Array, ids: jax.Array
     ) -> tuple[list[jax.Array], list[Any]]:
-        """Hidden states before and after every layer, and its weights of both attentions."""
+        """Hidden states before and after every layer, and weights of both attentions."""
         positions = jnp.arange(ids.shape[1])
         bias = self._bias(params["decoder"], positions, positions, bidirectional=False)
-        # Padding cannot be told from the ids, as the start id may be the same; causality alone
-        # keeps what comes after a sequence out of it.
+        # The start id may be the padding id, so the decoder has no padding mask; causality keeps
+        # padding after a sequence out of it.
         own = causal_mask(ids.shape[1])
         cross = segment_mask(jnp.ones_like(ids), segments)
 
@@ -244,10 +244,10 @@ class FastT5:
         queries: jax.Array,
         own: jax.Array,
     ) -> tuple[jax.Array, KVCache]:
-        """The normed output of K new tokens a row: int[R * K] -> [R * K, D], and the cache.
+        """K new tokens a row: int[R * K] -> the normed output [R * K, D], and the cache.
 
-        They go to the K slots of the cache from `slot` on, have the positions `queries` int[K or 1]
-        and see the slots `own`, bool[R or 1, 1, K, slots].
+        `slot` is the first of their K slots, `queries` int[K or 1] their positions, and `own`
+        bool[R or 1, 1, K, slots] the slots that they see.
         """
         bias = self._bias(params["decoder"], queries, _positions(cache), bidirectional=False)
         cross, new = mask[:, None, None], own.shape[2]
@@ -279,8 +279,8 @@ class FastT5:
         table = params["token_embedder"]["embedding"]
         if isinstance(table, Quantized):
             return _constrain(table.take(ids, self.dtype))
-        # Looking up rows of a table that is also cut by columns makes XLA gather it whole, at
-        # every look-up; gathering the columns first costs one exchange.
+        # XLA would gather the whole table at each lookup if its columns are sharded too; gathering
+        # the columns first costs one exchange.
         table = with_logical_constraint(table.astype(self.dtype), ("vocab", None))
         return _constrain(jnp.take(table, ids, axis=0))
 
@@ -288,7 +288,7 @@ class FastT5:
         return rms_norm(x, p["scale"], self.config.layer_norm_epsilon, self.dtype)
 
     def _mlp(self, p: Params, x: jax.Array) -> jax.Array:
-        """[..., D] -> [..., D], the norm before and the residual after included."""
+        """[..., D] -> [..., D], with the pre-norm and the residual."""
         hidden = product(self._norm(p["pre_mlp_layer_norm"], x), p["mlp"]["wi"])
         parts = [hidden[..., i] for i in range(hidden.shape[-1])]
         return _add(x, product(activate(self.config, *parts), p["mlp"]["wo"]))
@@ -300,7 +300,7 @@ class FastT5:
     def _bias(
         self, stack: Params, queries: jax.Array, keys: jax.Array, *, bidirectional: bool
     ) -> Callable[[Params], jax.Array]:
-        """Of a layer's parameters: its relative bias float32[N, T, S]."""
+        """A function from a layer's parameters to its relative bias float32[N, T, S]."""
         found = buckets(self.config, queries, keys, bidirectional=bidirectional)
         if self.config.relative_bias == "per_layer":
             return lambda p: jnp.take(p["relpos_bias"]["rel_embedding"], found, axis=1)
@@ -313,7 +313,7 @@ def _layers(stack: Params) -> list[Params]:
 
 
 def _through(layer: Any, layers: Any, x: jax.Array) -> tuple[list[jax.Array], list[Any]]:
-    """`x, kept = layer(p, x)` one after the other -> x before and after each, and all kept."""
+    """Applies `x, kept = layer(p, x)` in turn -> x before and after each layer, and all kept."""
     states, kept = [x], []
     for p in layers:
         x, more = layer(p, x)
@@ -339,7 +339,7 @@ def _add(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _constrain(x: jax.Array) -> jax.Array:
-    """Whole sequences are spread over a mesh between layers."""
+    """Shards whole sequences between layers."""
     return with_logical_constraint(x, ("batch", "length", "embed")) if x.ndim == 3 else x
 
 

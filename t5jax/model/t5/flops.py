@@ -26,7 +26,7 @@ def step_flops(config: T5Config, batch: int, inputs: int, targets: int) -> float
 
 
 def _keys(config: T5Config, inputs: int) -> int:
-    """Keys that an encoder token is multiplied with; masked ones of LongT5's blocks count."""
+    """Keys that an encoder token is multiplied with, masked keys of LongT5's blocks included."""
     if not config.long:
         return inputs
     globals_ = inputs // config.global_block_size if config.global_tokens else 0

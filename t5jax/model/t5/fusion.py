@@ -1,9 +1,8 @@
 """T5's serving layout: output dimensions first, and kernels of one input fused.
 
-A CPU streams a kernel as it lies, so each becomes a matrix of outputs by inputs. Attention's
-query, key and value are one kernel [N, 3, H, D], cross-attention's key and value [N, 2, H, D], the
-MLP's input projections [F, 2, D]. The dimension that a mesh may cut (N, F) comes before the fused
-one.
+A CPU reads a matrix [outputs, inputs] in memory order. Self-attention's query, key and value are
+one kernel [N, 3, H, D], cross-attention's key and value [N, 2, H, D], the MLP's input projections
+[F, 2, D]. The dimension that a mesh may shard (N, F) comes before the fused one.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ def _heads(*names: str) -> Leaf:
 
 @functools.cache
 def serving_layout(config: T5Config) -> Layout:
-    """The table of a configuration."""
+    """The serving layout of a configuration."""
     out = Leaf(("out",), (2, 0, 1), contracted=2)  # [N, H, D] -> [D, N, H]
     wi = ("wi_0", "wi_1") if config.gated else ("wi",)
-    # An embedding that is the head as well is a kernel; of another one rows are looked up.
+    # A tied embedding is also a kernel; rows of another embedding are only looked up.
     head = int(config.tied_head)
     return {name: same(name.rpartition("/")[2]) for name in _SAME} | {
         "token_embedder/embedding": Leaf(("embedding",), contracted=head, head=bool(head)),

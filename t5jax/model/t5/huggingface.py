@@ -1,4 +1,4 @@
-"""T5 in Hugging Face's format: the tensor table, and config.json read and written."""
+"""T5 in Hugging Face's format: the tensor table and config.json."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from t5jax.model.tensors import (
 )
 from t5jax.schema import Schema, check
 
-# The embedding under all its names: copies of one table.
+# Names of one embedding table.
 _EMBEDDINGS = (
     "shared.weight",
     "encoder.embed_tokens.weight",
     "decoder.embed_tokens.weight",
 )
 _HEAD = "lm_head.weight"
-# A table that transformers 2 and 3 wrote and nothing ever used: cross-attention has no positions.
+# transformers 2 and 3 wrote this unused table; cross-attention has no positions.
 IGNORED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 
 _ATTENTION = {
@@ -38,7 +38,7 @@ _ATTENTION = {
 
 
 def rows(config: T5Config) -> Iterator[Row]:
-    """Where every parameter lies."""
+    """The tensor table of a configuration."""
     head = (_HEAD,) if config.tied_head else ()
     yield Row(_EMBEDDINGS + head, "token_embedder/embedding")
     if not config.tied_head:
@@ -59,7 +59,7 @@ def _stack(
 ) -> Iterator[Row]:
     """The rows of the encoder or the decoder.
 
-    `attentions`: by their name, what our norm and our module are called.
+    `attentions`: by the file's name of an attention, our names of its norm and module.
     """
     depth = config.num_layers if stack == "encoder" else config.num_decoder_layers
     if not depth:
@@ -102,7 +102,7 @@ def _stack(
 
 
 class ConfigJson(Schema):
-    """The fields of a config.json that are read; null is as if a field were not there."""
+    """The fields of a config.json that are read; null counts as missing."""
 
     model_type: str | None = None
     architectures: list[str] | None = None
@@ -130,13 +130,13 @@ class ConfigJson(Schema):
     scale_decoder_outputs: bool | None = None
 
 
-# Fields that their T5Config has under the same name and with the same meaning.
+# Fields with the same name and meaning in transformers' T5Config.
 _FIELDS = (
     "vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers",
     "feed_forward_proj", "layer_norm_epsilon", "relative_attention_num_buckets",
     "relative_attention_max_distance", "pad_token_id", "eos_token_id", "decoder_start_token_id",
 )  # fmt: skip
-# What the fields are worth where a config.json is silent, which older ones are at length.
+# transformers' defaults, for fields that a config.json lacks; older ones lack many.
 _DEFAULTS = {
     "vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_heads": 8,
     "num_layers": 6, "feed_forward_proj": "relu", "layer_norm_epsilon": 1e-6,
@@ -157,7 +157,7 @@ MODEL_TYPES = {
     "umt5": _DEFAULTS | _UMT5_DEFAULTS,
     "longt5": _DEFAULTS | _LONGT5_DEFAULTS,
 }
-# Other names of the same MLP, and the non-linearity that each of ours has by transformers' name.
+# Other names of the same MLP, and transformers' names of an MLP's non-linearity.
 _SAME_MLP = {
     "swish": "silu", "gated-swish": "gated-silu", "gelu_pytorch_tanh": "gelu_new",
     "gated-gelu_new": "gated-gelu", "gated-gelu_pytorch_tanh": "gated-gelu",
@@ -170,7 +170,7 @@ _FUNCTIONS = {
 }
 _GENERATING = ("ForConditionalGeneration", "WithLMHeadModel")
 _PARTS = (*_GENERATING, "EncoderModel", "Model")
-# Fields that say nothing of the network's outputs, or follow from others.
+# Fields that do not affect the network's outputs, or follow from other fields.
 SILENT = frozenset(
     """
     n_positions initializer_factor scalable_attention hidden_size num_attention_heads
@@ -185,21 +185,20 @@ def read_config(
     weights: Tensors,
     start: int | None,
 ) -> T5Config:
-    """The architecture that a folder's files and weights describe.
+    """The architecture of a folder.
 
-    Whether the head is its own is told by the weights: transformers 5 writes that embeddings are
-    tied whatever they are. Scaling is `scale_decoder_outputs`; before transformers 5, what
-    `tie_word_embeddings` says of T5 and LongT5, and never done in mT5 and umT5.
+    transformers 5 always writes `tie_word_embeddings: true`, so the weights say whether the head is
+    tied. Scaling of the decoder's output is `scale_decoder_outputs`; before transformers 5 it was
+    `tie_word_embeddings` in T5 and LongT5, and False in mT5 and umT5.
 
     Args:
-      folder: where the files are.
+      folder: the folder, for errors.
       content: config.json, whose model_type is one of `MODEL_TYPES` or missing.
       weights: the tensors by name.
-      start: the decoder's start id that generation_config.json has; None: it has none.
+      start: decoder_start_token_id of generation_config.json, or None.
 
     Raises:
-      ValueError: not a model of this family, or with a field that would change its outputs and is
-        not supported.
+      ValueError: another architecture, or an unsupported field that would change outputs.
     """
     file = folder / "config.json"
     said = check(ConfigJson, content, file)
@@ -251,7 +250,7 @@ def _fields(content: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
 
 
 def _own_head(weights: Tensors, tied: bool) -> bool:
-    """Whether the head is no copy of the embedding; `tied`: what config.json says."""
+    """Whether the head differs from the embedding; `tied` is config.json's claim."""
     if not tied or _HEAD not in weights:
         return not tied
     embedding = next((weights[name] for name in _EMBEDDINGS if name in weights), None)
@@ -259,11 +258,11 @@ def _own_head(weights: Tensors, tied: bool) -> bool:
 
 
 def config_fields(config: T5Config) -> dict[str, Any]:
-    """What transformers' configuration is to be given for the same architecture."""
+    """Fields of transformers' configuration for the same architecture."""
     names = _FIELDS + (_LONGT5_FIELDS if config.long else ())
     fields = {name: getattr(config, name) for name in names}
-    # Transformers 4 reads both facts out of the first, transformers 5 the scaling out of the
-    # second and an own head out of the weights.
+    # transformers 4 reads both facts from tie_word_embeddings; transformers 5 reads scaling from
+    # scale_decoder_outputs, and an untied head from the weights.
     return fields | {
         "dropout_rate": config.dropout,
         "tie_word_embeddings": config.tie_word_embeddings,
@@ -272,7 +271,7 @@ def config_fields(config: T5Config) -> dict[str, Any]:
 
 
 def config_json(config: T5Config) -> dict[str, Any]:
-    """The config.json of a folder that is written."""
+    """The config.json of an exported folder."""
     kind, name = "t5", "T5"
     if config.relative_bias == "per_layer":
         kind, name = "umt5", "UMT5"
@@ -291,15 +290,15 @@ def config_json(config: T5Config) -> dict[str, Any]:
 
 
 def byte_level(config: T5Config) -> bool:
-    """Whether the tokenizer is bytes even if a folder has no tokenizer file.
+    """Whether the model is a ByT5, which may come without a tokenizer file.
 
-    ByT5 may come without one: its 384 rows are 3 + 256 bytes + sentinels.
+    Its 384 rows are 3 special ids, 256 bytes and 125 sentinels.
     """
     return config.vocab_size == 384
 
 
 def _mlp(said: ConfigJson, name: str, file: Path) -> str:
-    """`feed_forward_proj` by our name for it; the two fields that follow from it must agree."""
+    """Our name of `feed_forward_proj`; ValueError if dense_act_fn or is_gated_act disagree."""
     name = _SAME_MLP.get(name, name)
     functions = _FUNCTIONS.get(name, {name.removeprefix("gated-")})
     if said.dense_act_fn is not None and said.dense_act_fn not in functions:

@@ -1,8 +1,8 @@
 """The parts of the training network: norm, embedding, relative bias, attention, MLP, layers.
 
-Modules own parameters, float32 with logical axis names; `t5jax.sharding` maps those to a mesh.
-Initial standard deviations are T5X's (Raffel et al. 2020; Mesh TensorFlow): with them logits need
-no 1/sqrt(d) anywhere.
+Modules own float32 parameters with logical axis names, which `t5jax.sharding` maps to a mesh.
+Initial standard deviations are T5X's (Raffel et al. 2020; Mesh TensorFlow); with them logits need
+no 1/sqrt(d).
 
 Letters: B batch, T query, S key/value, D model, N heads, H head_dim, F mlp, V vocab.
 """
@@ -25,8 +25,8 @@ from t5jax.ops.dropout import dropout
 from t5jax.ops.gradients import project
 from t5jax.ops.norms import rms_norm
 
-# By T5Config.feed_forward_proj, as in transformers: only the ungated "gelu" is the exact one. T5
-# 1.1 was trained with the tanh form (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2).
+# By T5Config.feed_forward_proj, as in transformers: only the ungated "gelu" is exact. T5 1.1 was
+# trained with the tanh form (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2).
 NON_LINEARITIES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -39,7 +39,7 @@ NON_LINEARITIES: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def activate(config: T5Config, x: jax.Array, linear: jax.Array | None = None) -> jax.Array:
-    """The MLP's non-linearity, times the linear half where it is gated."""
+    """The MLP's non-linearity, times the linear half if the MLP is gated."""
     x = NON_LINEARITIES[config.feed_forward_proj](x)
     return x if linear is None else x * linear
 
@@ -49,12 +49,12 @@ Remat = Literal["none", "full", "dots"]
 
 
 def split(key: Key, num: int) -> Any:
-    """`num` dropout keys; None without one."""
+    """`num` dropout keys, or Nones without a key."""
     return (None,) * num if key is None else jax.random.split(key, num)
 
 
 def constrain(x: jax.Array) -> jax.Array:
-    """[B, T, D] between layers, spread over the mesh."""
+    """Shards [B, T, D] between layers."""
     return nn.with_logical_constraint(x, ("batch", "length", "embed"))
 
 
@@ -89,8 +89,8 @@ class Embedding(nn.Module):
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """int[B, T] -> [B, T, D]."""
-        # Looking up rows of a table that is also cut by columns makes XLA gather it whole, at
-        # every look-up; gathering the columns first costs one exchange.
+        # XLA would gather the whole table at each lookup if its columns are sharded too; gathering
+        # the columns first costs one exchange.
         table = nn.with_logical_constraint(self.embedding.astype(self.dtype), ("vocab", None))
         return jnp.take(table, ids, axis=0)
 
@@ -101,7 +101,7 @@ class Embedding(nn.Module):
 
 
 class Head(nn.Module):
-    """An output head of its own (T5 1.1)."""
+    """The untied output head (T5 1.1)."""
 
     config: T5Config
     dtype: Any
@@ -117,7 +117,7 @@ class Head(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """One table of biases by relative position, float32[N, buckets]."""
+    """A table of relative position biases, float32[N, buckets]."""
 
     config: T5Config
 
@@ -176,15 +176,15 @@ class MLP(nn.Module):
         """[B, T, D] -> [B, T, D]."""
         function: Any = functools.partial(activate, self.config)
         if self.config.gated:
-            # The backward pass recomputes a gated activation from the products: kept for it are
-            # two arrays of [B, T, F], not the six that the derivative of a gated GELU is made of.
+            # Recomputed in the backward pass, which then keeps two arrays [B, T, F], not the six of
+            # a gated GELU's derivative.
             function = jax.checkpoint(function)
         x = function(*(project(x, w.astype(self.dtype)) for w in self.into))
         return project(dropout(x, self.config.dropout, key), self.wo.astype(self.dtype))
 
 
 class Layer(nn.Module):
-    """What encoder and decoder layers share: pre-norms, residuals, a bias table where each has."""
+    """Common to encoder and decoder layers: the MLP, residuals, a bias table per layer (umT5)."""
 
     config: T5Config
     dtype: Any
@@ -211,7 +211,7 @@ class EncoderLayer(Layer):
         self.self_attention = self.kind(self.config, self.dtype)
 
     def __call__(self, x: jax.Array, bias: Any, key: Key, mask: Any) -> jax.Array:
-        """[B, S, D] -> [B, S, D]; bias and mask are those of the kind of attention."""
+        """[B, S, D] -> [B, S, D]; bias and mask as its attention takes them."""
         keys = split(key, 4)
         y = self.pre_attention_layer_norm(x)
         x = self.add(x, self.self_attention(y, y, bias, mask, keys[0]), keys[1])
@@ -220,7 +220,7 @@ class EncoderLayer(Layer):
 
 
 class DecoderLayer(Layer):
-    """Causal self-attention, attention to the encoder, MLP."""
+    """Causal self-attention, cross-attention, MLP."""
 
     def setup(self) -> None:
         super().setup()

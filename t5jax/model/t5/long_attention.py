@@ -1,11 +1,11 @@
-"""LongT5's encoder attention: cost and memory grow with the length, not with its square.
+"""LongT5's encoder attention: cost and memory grow linearly with the length.
 
-Guo et al. 2022 (arXiv:2112.07916), section 3. Local: a token sees those up to a radius away.
-Transient-global: it also sees one global token for each block of tokens, made anew in every layer;
-only the products with those, one for 16 tokens, are quadratic.
+Guo et al. 2022 (arXiv:2112.07916), section 3. Local: a token sees tokens within a radius.
+Transient-global: it also sees a global token for each block of tokens, made anew in every layer.
+Only the products with global tokens, one for 16 tokens, are quadratic.
 
-Letters: B batch, S tokens, N heads, H head_dim, D model; T tokens of a block (the radius and 1), K
-blocks, L = K T; G tokens that a global token sums, M = S // G places for global tokens.
+Letters: B batch, S tokens, N heads, H head_dim, D model; T tokens of a block (the radius plus 1), K
+blocks, L = K T; G tokens summed into a global token, M = S // G places for global tokens.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from t5jax.model.t5.positions import buckets
 from t5jax.ops.attention import MASKED, segment_mask
 from t5jax.ops.dropout import dropout
 
-# Logits that are in memory together; where there are more, blocks of queries take turns.
+# Most logits in memory together; longer inputs loop over blocks of queries.
 LOGITS_AT_ONCE = 2**22
 
 
 @flax.struct.dataclass
 class Places:
-    """Where an input's global tokens are.
+    """The global tokens of an input.
 
-    `blocks` int32[B, S] is the place of the one that a token is summed into, M where there is none;
-    `segments` int32[B, M] the segment that each stands for, 0 where the place is empty.
+    `blocks` int32[B, S]: the place of the global token that each token is summed into; M: none.
+    `segments` int32[B, M]: the segment of each place, 0 where it is empty.
     """
 
     blocks: jax.Array
@@ -40,7 +40,7 @@ class Places:
 
 @flax.struct.dataclass
 class Reach:
-    """Who may see whom, for all layers: `segments` int32[B, S], 0 at padding, and `places`."""
+    """The mask of all layers: `segments` int32[B, S], 0 at padding, and `places`."""
 
     segments: jax.Array
     places: Places | None = None
@@ -50,8 +50,8 @@ class Reach:
 class LongBias:
     """Relative biases: `local` float32[N, T, 3 T], of a block to itself and both neighbours.
 
-    `side` float32[N, 2 M - 1] goes by the distance to a global token, that of the token's own block
-    in the middle; None where attention is local.
+    `side` float32[N, 2 M - 1] is indexed by the distance from a token's block to a global token, 0
+    in the middle; None for local attention.
     """
 
     local: jax.Array
@@ -60,7 +60,7 @@ class LongBias:
 
 @flax.struct.dataclass
 class Side:
-    """The global tokens as queries see them: `keys` and `values` [B, N, M, H], `bias`, `places`."""
+    """Global tokens for attention: `keys` and `values` [B, N, M, H], `LongBias.side`, `places`."""
 
     keys: jax.Array
     values: jax.Array
@@ -69,7 +69,7 @@ class Side:
 
 
 def find_reach(config: T5Config, segments: jax.Array) -> Reach:
-    """Of int[B, S]."""
+    """The mask of segments int[B, S]."""
     size = config.global_block_size
     return Reach(segments, find_places(segments, size) if config.global_tokens else None)
 
@@ -77,7 +77,7 @@ def find_reach(config: T5Config, segments: jax.Array) -> Reach:
 def long_bias(
     config: T5Config, length: int, table: jax.Array, side_table: jax.Array | None
 ) -> LongBias:
-    """The biases for inputs of `length`, of tables float32[N, buckets]."""
+    """Biases for inputs of `length`, from tables float32[N, buckets]."""
     at = buckets(config, *local_positions(config.local_radius + 1), bidirectional=True)
     if side_table is None:
         return LongBias(jnp.take(table, at, axis=1))
@@ -87,21 +87,21 @@ def long_bias(
 
 
 def local_positions(block: int) -> tuple[jax.Array, jax.Array]:
-    """int32[T] of a block's queries and int32[3 T] of the keys that they meet."""
+    """Positions of a block's queries int32[T] and of its keys int32[3 T]."""
     return jnp.arange(block) + block, jnp.arange(3 * block)
 
 
 def side_positions(places: int) -> tuple[jax.Array, jax.Array]:
-    """int32[1] and int32[2 M - 1]: every distance from a token's block to a global token."""
+    """int32[1] and int32[2 M - 1]: all distances from a token's block to a global token."""
     return jnp.zeros(1, jnp.int32), jnp.arange(1 - places, places, dtype=jnp.int32)
 
 
 def find_places(segments: jax.Array, global_block_size: int) -> Places:
-    """int[B, S] -> where global tokens are, section 3.2.
+    """Segments int[B, S] -> global tokens, section 3.2.
 
-    Each segment is cut into blocks from its own first token on, so that packed examples have the
-    global tokens that each has alone. Tokens left over join their segment's last block; a segment
-    shorter than a block has no global token. A segment's tokens stand together.
+    Blocks begin at a segment's first token, so a packed example has the global tokens that it has
+    alone. Remaining tokens join their segment's last block; a segment shorter than a block has no
+    global token. A segment's tokens are contiguous.
     """
     rows, length = segments.shape
     places = length // global_block_size
@@ -122,7 +122,7 @@ def find_places(segments: jax.Array, global_block_size: int) -> Places:
 
 
 def sum_blocks(x: jax.Array, places: Places) -> jax.Array:
-    """[B, S, D] -> float32[B, M, D]: what global tokens are made of, section 3.2."""
+    """[B, S, D] -> float32[B, M, D]: global tokens before their norm, section 3.2."""
     empty = jnp.zeros((*places.segments.shape, x.shape[-1]), jnp.float32)
     x = x.astype(jnp.float32)
     return jax.vmap(lambda y, i, x: y.at[i].add(x, mode="drop"))(empty, places.blocks, x)
@@ -142,8 +142,8 @@ def attend(
     """q, k, v [B, S, N, H] -> [B, S, N, H]; softmax in float32.
 
     Args:
-      bias: float32[N, T, 3 T]; sets the block's length T.
-      segments: int[B, S]; tokens see their own segment, and nobody sees padding (0).
+      bias: float32[N, T, 3 T]; its shape gives T.
+      segments: int[B, S]; tokens see their own segment; padding (0) is masked.
       side: the global tokens, or None.
     """
     if side is not None and not side.keys.shape[2]:  # the input is shorter than a block
@@ -151,15 +151,15 @@ def attend(
     rows, length, heads, _ = q.shape
     block = bias.shape[1]
     width = 3 * block + (0 if side is None else side.keys.shape[2])
-    # All turns are equally long; blocks of padding at the end fill the last one up.
+    # Turns of equal length; padding fills the last one.
     blocks = -(-length // block)
     turns = min(blocks, -(-blocks * block * width * rows * heads // LOGITS_AT_ONCE))
     share = -(-blocks // turns)
     turns = -(-blocks // share)
 
     def cut(x: jax.Array) -> jax.Array:
-        """[B, S] or [B, S, N, H] -> [turns, B, 1 or N, L, 1 or H], L tokens of a turn's share."""
-        # Heads come first once for all: a CPU takes twice as long for products that turn them.
+        """[B, S] or [B, S, N, H] -> [turns, B, 1 or N, L, 1 or H], L tokens a turn."""
+        # Heads are moved first once; products that transpose take twice as long on a CPU.
         x = x[:, None, :, None] if x.ndim == 2 else x.swapaxes(1, 2)
         x = jnp.pad(x, ((0, 0), (0, 0), (0, turns * share * block - length), (0, 0)))
         x = x.reshape(*x.shape[:2], turns, share * block, x.shape[-1])
@@ -189,8 +189,7 @@ def attend(
     if turns == 1:
         y = turn(jax.tree.map(lambda x: x[0], share_of_turn))[None]
     else:
-        # The backward pass makes a turn's logits again: kept, they would be the memory that taking
-        # turns saves.
+        # The backward pass recomputes a turn's logits; keeping them would undo the saving.
         y = jax.lax.map(jax.checkpoint(turn, prevent_cse=False), share_of_turn)
     y = y.transpose(1, 0, 3, 2, 4)
     return y.reshape(rows, -1, *y.shape[-2:])[:, :length]
@@ -242,8 +241,8 @@ def _attend_blocks(
         logits = logits + _side_bias(side.bias, own_places[:, 0, :, 0])
         parts.append(jnp.where(mask, logits, MASKED))
 
-    # One softmax over both parts, which are never put together; the weights are divided by their
-    # sum after the products, where that is less work.
+    # One softmax over both parts without concatenating them; dividing by the sum after the products
+    # is less work.
     top = functools.reduce(jnp.maximum, [jnp.max(x, -1, keepdims=True) for x in parts])
     parts = [jnp.exp(x - jax.lax.stop_gradient(top)) for x in parts]
     total = functools.reduce(jnp.add, [jnp.sum(x, -1, keepdims=True) for x in parts])
@@ -263,7 +262,7 @@ def _attend_blocks(
 
 
 def _side_bias(bias: jax.Array, own_places: jax.Array) -> jax.Array:
-    """[N, 2 M - 1], int[B, L] -> [B, N, L, M]: a token's row is a piece of all distances."""
+    """[N, 2 M - 1], int[B, L] -> [B, N, L, M]: each token's row is a slice of all distances."""
     places = (bias.shape[1] + 1) // 2
 
     def row(place: jax.Array) -> jax.Array:
@@ -275,16 +274,16 @@ def _side_bias(bias: jax.Array, own_places: jax.Array) -> jax.Array:
 def dense_weights(
     q: jax.Array, k: jax.Array, bias: jax.Array, segments: jax.Array, side: Side | None = None
 ) -> jax.Array:
-    """The attention of `attend` as whole matrices: float32[B, N, S, S], rows sum to 1.
+    """The attention weights of `attend`, float32[B, N, S, S]; rows sum to 1.
 
-    0 where a token does not see another. The weight of a global token is shared out evenly among
-    the tokens that it sums. Memory grows with the square of the length.
+    A global token's weight is divided evenly among the tokens that it sums. Memory grows with the
+    square of the length.
     """
     places = jnp.arange(q.shape[1])
     distance = places - places[:, None]
     block = bias.shape[1]
     logits = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32)
-    # Of the block's first query, whose own position is the column `block`.
+    # The block's first query, whose own position is the column `block`, has all distances.
     logits += bias[:, 0, jnp.clip(block + distance, 0, 3 * block - 1)]
     mask = segment_mask(segments, segments) & (jnp.abs(distance) < block)
     logits = jnp.where(mask, logits, MASKED)

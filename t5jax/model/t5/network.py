@@ -59,11 +59,11 @@ class T5(nn.Module):
         *,
         dropout_key: Key = None,
     ) -> jax.Array:
-        """Teacher-forced logits, float32[B, T, V], of int[B, S] inputs and int[B, T] prefixes.
+        """int[B, S] inputs, int[B, T] decoder inputs -> teacher-forced logits float32[B, T, V].
 
-        `decoder_input_ids` begin with the start id and are one step behind the targets. Segment
-        ids (see `t5jax.batch.Batch`) keep packed examples apart; without them every id but
-        padding belongs to the row's one example. Dropout is applied when a key is given.
+        `decoder_input_ids` are the targets shifted right, beginning with the start id. Segment ids
+        (`t5jax.batch.Batch`) separate packed examples; by default a row is one example. Dropout
+        needs a key.
         """
         keys = split(dropout_key, 2)
         if segment_ids is None:
@@ -92,8 +92,7 @@ class T5(nn.Module):
             segment_ids = self.segments(input_ids)
         mask = self.encoder.mask(segment_ids)
         x = self.encoder(self.token_embedder(input_ids), dropout_key, mask)
-        # A row of nothing but padding has nothing to attend to: zeros give it a defined answer,
-        # whatever the width it is padded to.
+        # Zeros, because a row of padding would depend on the padded length.
         return jnp.where((segment_ids != 0)[..., None], x, jnp.zeros((), x.dtype))
 
     def decode(
@@ -107,8 +106,8 @@ class T5(nn.Module):
     ) -> jax.Array:
         """Hidden states [B, S, D] with their segments int[B, S], int[B, T] -> float32[B, T, V]."""
         if decoder_segment_ids is None:
-            # Id 0 starts the decoder's input, so padding cannot be told from the ids; causality
-            # alone keeps what comes after a sequence out of it.
+            # The start id may be the padding id, so the decoder has no padding mask; causality
+            # keeps padding after a sequence out of it.
             decoder_segment_ids = jnp.ones_like(decoder_input_ids)
         own = segment_mask(decoder_segment_ids, decoder_segment_ids)
         own &= causal_mask(decoder_input_ids.shape[1])

@@ -1,4 +1,4 @@
-"""T5's relative positions: distances between tokens, in buckets."""
+"""T5's relative position buckets."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def relative_position_bucket(
 ) -> jax.Array:
     """Bucket of each `relative_position` (key minus query); int32 of the same shape.
 
-    Half of the buckets are exact, half grow logarithmically up to `max_distance`. Bidirectional:
-    one half of all buckets for each sign. Otherwise only the past has buckets; the future is 0.
-    Raffel et al. 2020 (arXiv:1910.10683), section 2.1.
+    Half of the buckets are exact, half grow logarithmically up to `max_distance`. Bidirectional
+    buckets are half for each sign; otherwise the future is bucket 0. Raffel et al. 2020
+    (arXiv:1910.10683), section 2.1.
     """
     start = jnp.zeros_like(relative_position)
     if bidirectional:
@@ -25,7 +25,7 @@ def relative_position_bucket(
     else:
         distance = jnp.maximum(-relative_position, 0)
     exact = num_buckets // 2
-    # float32 and truncation are part of the definition: another precision moves the boundaries.
+    # float32 and truncation are part of the definition; another precision moves boundaries.
     ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact)
     ratio = ratio / jnp.log(jnp.float32(max_distance / exact))
     far = jnp.minimum(exact + (ratio * (num_buckets - exact)).astype(jnp.int32), num_buckets - 1)
@@ -35,7 +35,7 @@ def relative_position_bucket(
 def buckets(
     config: T5Config, queries: jax.Array, keys: jax.Array, *, bidirectional: bool
 ) -> jax.Array:
-    """Positions int[T], int[S] -> int32[T, S]; the encoder's are bidirectional."""
+    """Positions of queries int[T] and keys int[S] -> int32[T, S]."""
     return relative_position_bucket(
         keys[None, :] - queries[:, None],
         bidirectional=bidirectional,

@@ -1,8 +1,8 @@
-"""T5 in T5X's format: the tensor table, and the architecture that arrays and gin files show.
+"""T5 in T5X's format: the tensor table, and the architecture from arrays and gin files.
 
-Layers are apart (`encoder/layers_0/…`, T5X's `t5`) or stacked on the second axis (`encoder/encoder/
-…`, its `scalable_t5`). The architecture is read off the shapes. A gin file, or the caller, says
-what shapes cannot tell: the activation of a gated MLP, and LongT5's blocks.
+Layers are unstacked (`encoder/layers_0/…`, T5X's `t5`) or stacked on the second axis
+(`encoder/encoder/…`, its `scalable_t5`). Shapes give the architecture, except for a gated MLP's
+activation and LongT5's blocks, which come from a gin file or the caller.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OUT_OF_HEADS = Transform(SAME.read, lambda x: x.reshape(-1, x.shape[-1]))
 _ENCODER = {
     "pre_attention_layer_norm/scale": "pre_attention_layer_norm/scale",
     **{f"attention/{k}/kernel": f"self_attention/{k}" for k in ("query", "key", "value", "out")},
-    # LongT5's, which flaxformer numbers rather than names.
+    # LongT5's norm of global tokens, in flaxformer's numbering.
     "attention/T5LayerNorm_0/scale": "self_attention/global_input_layer_norm/scale",
 }
 _DECODER = {
@@ -46,7 +46,7 @@ _SIDE_BIAS = "encoder/side_relpos_bias/rel_embedding"
 
 
 class Gin(Schema):
-    """Bindings of gin files that say what shapes do not."""
+    """Bindings of gin files that shapes do not determine."""
 
     mlp_activations: tuple[str, ...] | list[str] = ()
     local_radius: int | None = None
@@ -55,7 +55,7 @@ class Gin(Schema):
 
 
 def rows(config: T5Config, *, stacked: bool) -> Iterator[Row]:
-    """Where every parameter lies. Heads and head_dim are joined where layers are apart."""
+    """The tensor table. Unstacked layers join heads and head_dim."""
     yield Row(("token_embedder/embedding",), "token_embedder/embedding")
     if not config.tied_head:
         yield Row(("decoder/logits_dense/kernel",), "head/kernel")
@@ -93,17 +93,17 @@ def read_config(
     bindings: Iterable[tuple[Path, str, Any]],
     changes: Mapping[str, Any],
 ) -> tuple[T5Config, dict[str, str]]:
-    """The architecture that arrays and gin files show, and the fields that neither tells.
+    """The architecture, and its fields that are assumed.
 
     Args:
-      folder: of the checkpoint.
+      folder: the checkpoint's folder, for errors.
       target: its arrays by name.
       stacked: whether layers are stacked.
-      bindings: of the gin files, file, name and value.
-      changes: fields that are to be otherwise.
+      bindings: file, name and value of each binding in gin files.
+      changes: fields that the caller sets.
 
     Raises:
-      ValueError: it is no T5, or has activations that are not supported.
+      ValueError: not a T5, or unsupported activations.
     """
     said = _said(bindings)
     config = _shown(folder, target, stacked)
@@ -119,10 +119,9 @@ def read_config(
 
 
 def _shown(folder: Path, target: Tensors, stacked: bool) -> T5Config:
-    """The architecture that the shapes show.
+    """The architecture from shapes.
 
-    Heads are the rows of the bias table. A head of its own means no scaling of the decoder's
-    output, a tied one means T5X's scaling.
+    The rows of the bias table are heads. T5X scales the decoder's output if the head is tied.
     """
 
     def shape(name: str, *ranks: int) -> tuple[int, ...]:
@@ -166,7 +165,7 @@ def _shown(folder: Path, target: Tensors, stacked: bool) -> T5Config:
 
 _ACTIVATIONS = {
     ("relu",): "relu",
-    # Flax's gelu, and so T5X's, is the tanh form. It has no exact one.
+    # Flax's gelu is the tanh form; T5X has no exact GELU.
     ("gelu",): "gelu_new",
     ("silu",): "silu",
     ("swish",): "silu",
@@ -177,12 +176,12 @@ _ACTIVATIONS = {
 }
 
 
-# LongT5's blocks; where there are no global tokens, nothing but these tells it from T5.
+# LongT5's blocks. With local attention, only these bindings distinguish LongT5 from T5.
 _LONGT5 = {"local_radius": "local_radius", "tokens_per_block": "global_block_size"}
 
 
 def _said(bindings: Iterable[tuple[Path, str, Any]]) -> dict[str, Any]:
-    """Our fields that gin files bind; the first binding of each counts."""
+    """Our fields from gin files; the first binding of each counts."""
     found: dict[str, Any] = {}
     for file, name, value in bindings:
         if name == "mlp_activations":
@@ -203,7 +202,7 @@ def _said(bindings: Iterable[tuple[Path, str, Any]]) -> dict[str, Any]:
 def check_writable(config: T5Config, stacked: bool | None) -> bool:
     """Whether layers are written stacked.
 
-    `stacked` None: where they have a bias table each, for no other network of T5X's gives them one.
+    Default for `stacked` None: if each layer has a bias table, as only `scalable_t5` allows.
 
     Raises:
       ValueError: T5X has no such model.
@@ -221,7 +220,7 @@ def check_writable(config: T5Config, stacked: bool | None) -> bool:
 
 
 def network_fields(config: T5Config) -> dict[str, Any]:
-    """The network under the names of T5X's T5Config."""
+    """The fields of T5X's T5Config."""
     names = [k for k, v in _ACTIVATIONS.items() if v == config.feed_forward_proj]
     if not names:
         raise ValueError(
@@ -244,7 +243,7 @@ def network_fields(config: T5Config) -> dict[str, Any]:
 
 
 def gin_text(config: T5Config) -> str:
-    """The gin file, from which is read what shapes do not tell."""
+    """A gin file for `read_config`."""
     fields = network_fields(config)
     lines = ["network.T5Config:", *(f"  {name} = {value!r}" for name, value in fields.items())]
     if config.long:

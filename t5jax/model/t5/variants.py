@@ -1,4 +1,4 @@
-"""`VARIANTS`: the published sizes, one line a family of checkpoints."""
+"""`VARIANTS`: the published sizes."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ _BYT5 = {
 
 # Tay et al. 2022 (arXiv:2205.05131), section 4.3, and the released checkpoints: the head is tied.
 _UL2 = _v1_0(4096, 16384, 256, 16, 32).replace(feed_forward_proj="gated-silu")
-# Kudugunta et al. 2023 (arXiv:2309.04662), appendix A.8, and the released configurations. There
-# padding has id 1; here it has id 0, as in seqio, where the models were trained. EOS is 2.
+# Kudugunta et al. 2023 (arXiv:2309.04662), appendix A.8, and the released configurations, whose
+# padding id is 1. Here it is 0, as in training with seqio. EOS is 2.
 _MADLAD = {
     "3b": _v1_1(1024, 8192, 16, 32),
     "7b": _v1_1(2048, 8192, 16, 48),
     "10b": _v1_1(2048, 16384, 32, 32),
 }
 
-# One line a family. Prefix, sizes and what differs from them.
+# One line a family of checkpoints: its prefix, its sizes, and differing fields.
 VARIANTS = MappingProxyType(
     {f"t5_{size}": config for size, config in _T5.items()}
     | {f"t5_1_1_{size}": config for size, config in _T5_1_1.items()}
