@@ -1,11 +1,10 @@
-"""Tries bad inputs on commands, files and the Python API: each is to be refused in one line.
+"""Tries bad inputs on commands, files and the Python API; each must be refused in one line.
 
     python scripts/bad_inputs.py --count 600 --seed 0
 
-Cases are generated (`bad_cases.py`) and drawn by a seed, evenly over their groups. They run one
-after the other in a process of their own, which is ended where a case takes longer than 30 s or
-more than 2 GB. Exits 1 if there is a traceback, a case that is too long or too large, or one that
-is accepted though its declaration refuses it.
+Cases are generated (`bad_cases.py`) and drawn by a seed, evenly over their groups. A worker process
+runs them one by one, and is killed if a case takes longer than 30 s or more than 2 GB. Exits 1 for
+a traceback, a case over these limits, or an invalid value that is accepted.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 SECONDS, BYTES = 30.0, 2 * 10**9
-# Programs and traces of so many cases are kept; a process that grows by itself proves nothing.
+# A worker keeps the programs of its cases and grows; it is replaced after so many.
 CASES_A_PROCESS = 150
 FINDINGS = ("traceback", "too long", "too much memory", "accepted")
 
@@ -37,9 +36,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--count", type=int, default=600, help="cases (%(default)s; 0: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")
-    parser.add_argument("--only", default="", help="groups whose name has this in it")
-    parser.add_argument("--verbose", action="store_true", help="every case and its outcome")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (%(default)s)")
+    parser.add_argument("--only", default="", help="only groups whose name contains this")
+    parser.add_argument("--verbose", action="store_true", help="print every case and its outcome")
     parser.add_argument("--worker", metavar="FOLDER", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -66,7 +65,7 @@ def main() -> None:
 
 
 def print_table(results: Sequence[dict[str, Any]]) -> None:
-    """Outcomes by group."""
+    """Prints the outcomes by group."""
     outcomes = ("refused", "taken", *FINDINGS)
     print(f"{'':20} {'cases':>6} " + " ".join(f"{name:>15}" for name in outcomes))
     for group in dict.fromkeys(result["group"] for result in results):
@@ -94,7 +93,7 @@ def run(folder: Path, count: int, seed: int, only: str = "") -> Iterator[dict[st
 
 
 def draw(groups: Sequence[str], count: int, only: str) -> list[int]:
-    """Indices of cases: the next of every group in turn, so that small groups are tried whole."""
+    """Indices of cases, from every group in turn, so that small groups are tried whole."""
     queues: dict[str, collections.deque[int]] = {}
     for index, group in enumerate(groups):
         if only in group:
@@ -108,7 +107,7 @@ def draw(groups: Sequence[str], count: int, only: str) -> list[int]:
 
 
 class Worker:
-    """A process that runs cases, watched from outside."""
+    """A watched process that runs cases."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         environment = {
@@ -127,7 +126,7 @@ class Worker:
         self.cases: list[tuple[str, str]] = [tuple(case) for case in self._answer()]
 
     def try_case(self, index: int) -> dict[str, Any]:
-        """Its outcome, what it told, and the seconds and bytes it took."""
+        """The case's outcome, message, seconds and bytes."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{index}\n")
         self.process.stdin.flush()
@@ -170,7 +169,7 @@ class Worker:
 
 
 def resident(pid: int, field: str = "VmRSS") -> int:
-    """Bytes of a process' memory; 0 if it is no more."""
+    """Bytes of a process's memory; 0 if it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -182,24 +181,24 @@ def resident(pid: int, field: str = "VmRSS") -> int:
 def work(folder: Path, seed: int) -> None:
     """Answers each number on stdin with that case's result, a line of JSON."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a case prints is no answer
+    os.dup2(2, 1)  # cases print to stderr, answers go to stdout
 
     from bad_cases import all_cases, make_fixtures, quiet
 
     made = folder / "made"
     if not made.exists():
         make_fixtures(made)
-    # Cases may write into their fixtures, and the next process must make the same cases.
+    # Cases may change their fixtures; the next worker must make the same cases.
     folder = Path(shutil.copytree(made, folder / str(os.getpid())))
     os.chdir(folder)  # some cases name files to write
-    quiet("tasks", "inflect", "--n", "1")  # TensorFlow's import is no case's time
+    quiet("tasks", "inflect", "--n", "1")  # imports TensorFlow before cases are timed
     quiet("generate", folder / "t5jax", "go", "--max_new_tokens", 2)
     cases = all_cases(folder, seed)
-    gc.freeze()  # what is imported by now is never garbage, and takes a second to look through
+    gc.freeze()  # collecting over all imported objects takes a second
     print(json.dumps([(case.group, case.name) for case in cases]), file=answers, flush=True)
     for line in sys.stdin:
         case = cases[int(line)]
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is this case's
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         outcome, told = attempt(case)
         result = {"group": case.group, "name": case.name, "outcome": outcome, "told": told}
         result["peak"] = resident(os.getpid(), "VmHWM")
@@ -207,7 +206,7 @@ def work(folder: Path, seed: int) -> None:
 
 
 def attempt(case: Any) -> tuple[str, str]:
-    """(outcome, what was told)."""
+    """Runs a case -> (outcome, message)."""
     try:
         case.run()
     except (ValueError, TypeError, OSError) as error:

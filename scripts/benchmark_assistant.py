@@ -1,15 +1,15 @@
-"""Greedy decoding with and without an assistant: how often it is right, and what that is worth.
+"""Greedy decoding with and without an assistant: the share of right guesses, and the speed.
 
     python scripts/benchmark_assistant.py MODEL ASSISTANT INPUTS --rows 1
 
-MODEL and ASSISTANT are checkpoints of one vocabulary, INPUTS a file of a text a line. Decoding
-alone and with several numbers of guesses are timed in turns.
+MODEL and ASSISTANT are checkpoints with one vocabulary, INPUTS is a file with a text a line.
+Decoding alone and with several numbers of guesses are timed in turns.
 
     python scripts/benchmark_assistant.py --random t5_base --noise 0.03
 
-needs no checkpoints: the assistant is the first layer of each stack of a model of that size with
-random weights, whose other layers add `--noise` times as much as they would. That sets how often
-the assistant is right, and the time is that of any model and assistant of these sizes.
+needs no checkpoints: the model has random weights, the assistant is the first layer of each of its
+stacks, and the outputs of the other layers are multiplied by `--noise`, which sets the share of
+right guesses. Times are those of any model and assistant of these sizes.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def main() -> None:
     parser.add_argument("assistant", nargs="?")
     parser.add_argument("inputs", type=Path, nargs="?")
     parser.add_argument("--random", choices=t5jax.VARIANTS, help="a pair with random weights")
-    parser.add_argument("--noise", type=float, default=0.03, help="of layers it has not")
-    parser.add_argument("--lines", type=int, default=64, help="texts that are used")
-    parser.add_argument("--rows", type=int, default=1, help="texts decoded at a time")
-    parser.add_argument("--outputs", type=int, default=64, help="tokens of an output, at most")
+    parser.add_argument("--noise", type=float, default=0.03, help="scale of the other layers")
+    parser.add_argument("--lines", type=int, default=64, help="most texts used")
+    parser.add_argument("--rows", type=int, default=1, help="texts decoded together")
+    parser.add_argument("--outputs", type=int, default=64, help="longest output in tokens")
     parser.add_argument("--guesses", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=5)
@@ -93,7 +93,7 @@ def main() -> None:
 def random_pair(
     config: t5jax.T5Config, noise: float, dtype: str
 ) -> tuple[t5jax.Text2Text, t5jax.Text2Text]:
-    """A model, and as its assistant the first layer of each of its stacks."""
+    """A model, and the first layers of its stacks as its assistant."""
     params = params_of(config, random_torch_t5(config))
     small = params | {
         stack: params[stack] | {"layers": jax.tree.map(lambda x: x[:1], params[stack]["layers"])}
@@ -101,7 +101,7 @@ def random_pair(
     }
 
     def quieter(path: tuple, x: jax.Array) -> jax.Array:
-        # The kernels whose products are added to the residual stream.
+        # Kernels whose outputs are added to the residual stream.
         adds = "layers" in str(path) and path[-1].key in ("out", "wo")
         return x.at[1:].multiply(noise) if adds else x
 

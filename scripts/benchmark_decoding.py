@@ -1,12 +1,12 @@
-"""Decoding speed beside other libraries: the same random weights, inputs and lengths.
+"""Decoding speed of t5jax and other libraries: the same random weights, inputs and lengths.
 
     python scripts/benchmark_decoding.py --cases 1 16 4x4
 
-A case is a batch, or a batch and its beams. Nothing ends early: all must give exactly `--outputs`
-tokens, and the share of ids that agree with ours is shown. Timed in turns with t5jax, in --dtype
-and in int8, is what is installed of transformers, with --compiled also under torch.compile,
-CTranslate2 (which reads transformers' models) and T5X (its sources on PYTHONPATH will do). On a GPU
-that is known, the share of its memory's bandwidth at which we read the weights is printed too.
+A case is a batch size, or batch size x beams. Every output has exactly `--outputs` tokens; the
+share of ids that agree with ours is printed. t5jax, in --dtype and in int8, is timed in turns with
+the installed ones of transformers (with --compiled also under torch.compile), CTranslate2 (which
+reads transformers' models) and T5X (sources on PYTHONPATH suffice). On a known GPU, the share of
+its memory bandwidth that reading our weights reaches is printed too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from t5jax.model.parameters import for_serving, init_params, quantize
 from t5jax.ops.quantized import Scheme
 from t5jax.vocabulary import ByteVocabulary
 
-# Bytes a second, from the vendors' datasheets, by a part of JAX's device_kind.
+# Bytes a second, from the vendors' datasheets, by a substring of JAX's device_kind.
 BANDWIDTH = {"A100": 2.04e12, "H100": 3.35e12, "H200": 4.8e12, "B200": 8.0e12}
 
 
@@ -52,18 +52,18 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=64, help="tokens of an input")
     parser.add_argument("--outputs", type=int, default=64, help="tokens decoded")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--device", choices=("cpu", "gpu"), help="(the first that JAX finds)")
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="(default: JAX's)")
     parser.add_argument(
         "--compiled", action="store_true", help="transformers under torch.compile too"
     )
     parser.add_argument(
         "--growth",
         action="store_true",
-        help="instead: the time of one of the last tokens against that of one of the first",
+        help="instead: compare the time a token at the end and at the beginning of an output",
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", help="file for the results")
-    parser.add_argument("--plot", help="file for a picture of them; needs matplotlib")
+    parser.add_argument("--plot", help="file for a plot of the results; needs matplotlib")
     arguments = parser.parse_args()
 
     if arguments.plot and importlib.util.find_spec("matplotlib") is None:
@@ -78,7 +78,7 @@ def main() -> None:
         params = params_of(config, torch_model)
     else:
         params = init_params(config, jax.random.key(0))
-    # Enough ids that no logit is masked, on either side.
+    # As many ids as rows of the embedding, so that no logit is masked.
     vocabulary = ByteVocabulary(config.vocab_size - 259)
     plain = t5jax.Text2Text(config, params, vocabulary, dtype=arguments.dtype)
     if arguments.growth:
@@ -120,7 +120,6 @@ def main() -> None:
 def ours(t5: t5jax.Text2Text) -> Decode:
     def decode(ids: np.ndarray, outputs: int, beams: int) -> np.ndarray:
         options = {"max_new_tokens": outputs, "min_new_tokens": outputs, "num_beams": beams}
-        # As the others, which give none.
         return t5.generate_ids(ids, return_scores=False, **options).ids[:, 0]
 
     return decode
@@ -157,9 +156,9 @@ def time_case(
 
 
 def growth(t5: t5jax.Text2Text, arguments: argparse.Namespace) -> dict:
-    """How the time of a token grows with those before it: one row, streamed.
+    """How the time a token grows with the output's length: one row, streamed.
 
-    The first are as many as there is room for in the program that a long output begins with.
+    "First" are the tokens in the smallest KV cache.
     """
     count, part = ROOMS[0], 64
     ids = np.random.default_rng(0).integers(3, t5.config.vocab_size, (1, arguments.inputs))
@@ -197,14 +196,14 @@ def growth(t5: t5jax.Text2Text, arguments: argparse.Namespace) -> dict:
 
 
 def print_bandwidth(result: dict, models: dict[str, t5jax.Text2Text], steps: int) -> None:
-    """The share of the memory's bandwidth that reading the weights at each step comes to."""
+    """Prints the share of the memory bandwidth that reading the weights at each step reaches."""
     kind = jax.devices()[0].device_kind
     peak = next((value for name, value in BANDWIDTH.items() if name in kind), None)
     rows = {row["name"]: row for row in next(iter(result["rows"].values()))}
     for name, t5 in models.items():
         if peak is None or name not in rows:
             continue
-        # The encoder runs once; of an embedding that is no head a step looks one row up.
+        # The encoder runs once, and a step looks up one row of an untied embedding.
         tree = {"decoder": t5.decoder.params["decoder"]}
         tree["head"] = t5.decoder.params.get("head", t5.decoder.params["token_embedder"])
         read = steps * sum(x.nbytes for x in jax.tree.leaves(tree))

@@ -1,11 +1,10 @@
-"""Time and memory of loading a checkpoint, beside transformers': the same safetensors file.
+"""Time and memory of loading a safetensors file, with t5jax and transformers.
 
     python scripts/benchmark_loading.py --variant t5_base
 
-Writes a checkpoint of random weights, then loads it in processes of their own, in turns. Memory is
-what a process holds at most beyond what it held before loading: anonymous pages (its own), and
-pages of mapped files, which the system takes back when it needs them. Processes whose memory is
-watched are others than those that are timed.
+Writes a checkpoint of random weights, then loads it in separate processes, in turns. Memory is a
+process's peak over its memory before loading: anonymous pages, and pages of mapped files, which the
+system can reclaim. Time and memory are measured in different processes.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def main() -> None:
         "--writer",
         default="t5jax",
         choices=["t5jax", "transformers"],
-        help="whose file: t5jax's tensors begin at multiples of 64 bytes, transformers' anywhere",
+        help="writer of the file: t5jax aligns tensors to 64 bytes, transformers does not",
     )
     parser.add_argument("--child", nargs=4, metavar=("WHAT", "WHO", "DTYPE", "FOLDER"))
     arguments = parser.parse_args()
@@ -82,14 +81,14 @@ def main() -> None:
 
 
 def run(*words: str) -> dict:
-    """What a child of this script prints."""
+    """Runs a child process of this script -> its JSON output."""
     command = [sys.executable, __file__, "--child", *words]
     out = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(out.stdout.splitlines()[-1])
 
 
 def write_random(target: Path, config: t5jax.T5Config) -> int:
-    """A Hugging Face folder of random weights; returns the number of parameters."""
+    """Writes a Hugging Face folder of random weights; returns the number of parameters."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -113,7 +112,7 @@ def child(what: str, who: str, dtype: str, folder: str) -> None:
         def load() -> object:
             t5 = t5jax.load(folder, dtype=dtype)
             for weight in jax.tree.leaves(jax.block_until_ready(t5.decoder.params)):
-                # Mapped pages are not read yet: a number of each makes them be there.
+                # Reads a number of each mapped page, so that all are loaded.
                 np.asarray(weight).reshape(-1)[:: 4096 // weight.itemsize].astype(np.float32).sum()
             return t5
     else:
@@ -125,12 +124,12 @@ def child(what: str, who: str, dtype: str, folder: str) -> None:
         def load() -> object:
             kind = transformers.T5ForConditionalGeneration
             model = kind.from_pretrained(folder, dtype=getattr(torch, dtype))
-            # It maps a file without reading it: one number of each page makes it be there.
+            # Reads a number of each mapped page, so that all are loaded.
             for weight in model.parameters():
                 weight.data.flatten()[:: 4096 // weight.element_size()].sum()
             return model
 
-        _ = transformers.T5ForConditionalGeneration  # its import is not its loading
+        _ = transformers.T5ForConditionalGeneration  # imports before the clock starts
 
     if what == "seconds":
         began = time.perf_counter()
@@ -156,7 +155,7 @@ def child(what: str, who: str, dtype: str, folder: str) -> None:
 
 
 def memory() -> dict[str, int]:
-    """Bytes of the process by kind of page."""
+    """The process's bytes by kind of page."""
     lines = Path("/proc/self/status").read_text().splitlines()
     fields = (line.split() for line in lines if line.startswith(("RssAnon", "RssFile")))
     return {name.rstrip(":"): int(value) * 1024 for name, value, _ in fields}

@@ -1,7 +1,7 @@
-"""Time and memory of LongT5's transient-global encoder beside transformers': float32, one row.
+"""Time and memory of LongT5's transient-global encoder, with t5jax and transformers, one row.
 
-Each library has a process of its own, and they take turns. Memory is the peak of anonymous memory
-over what the process held before its first call; compiling counts.
+Each library runs in its own process, in turns. Memory is the peak of anonymous memory over the
+process's memory before its first call; compilation counts.
 
 python scripts/benchmark_longt5.py --tokens 16384
 """
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 class Side:
-    """A process that serves one contender; its memory is watched from here."""
+    """A process that runs one contender, whose memory is watched."""
 
     def __init__(self, command: list[str]) -> None:
         self.process = subprocess.Popen(
@@ -83,7 +83,7 @@ class Side:
             time.sleep(0.002)
 
     def anonymous(self) -> int:
-        """Bytes of memory that belong to no file, now."""
+        """Bytes of anonymous memory now."""
         try:
             status = Path(f"/proc/{self.process.pid}/status").read_text()
         except OSError:
@@ -93,7 +93,7 @@ class Side:
 
 
 def serve(run: Callable[[], object]) -> None:
-    """Runs once for each line that comes in."""
+    """Calls `run` for each line on stdin."""
     print("ready", flush=True)
     for _ in sys.stdin:
         run()

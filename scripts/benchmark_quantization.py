@@ -1,9 +1,9 @@
-"""What quantization of a checkpoint costs and gains, on a task's examples.
+"""Quality, memory and speed of a quantized checkpoint, on a task's examples.
 
     python scripts/benchmark_quantization.py runs/quickstart words --examples 200
 
-For every scheme: bytes held, the share of greedy ids that float32 gives too, how far the log
-probability of the reference is from float32's, and decoding speed, all timed in turns.
+For every scheme: bytes, the share of greedy ids that agree with float32, the mean difference of the
+targets' log-probabilities from float32, and decoding speed, timed in turns.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("tasks", help="tasks or mixtures, divided by commas")
     parser.add_argument("--split", default="validation")
-    parser.add_argument("--examples", type=int, default=200, help="of each task")
-    parser.add_argument("--rows", type=int, default=16, help="inputs decoded at a time")
-    parser.add_argument("--outputs", type=int, default=64, help="tokens of an output, at most")
+    parser.add_argument("--examples", type=int, default=200, help="first examples of each task")
+    parser.add_argument("--rows", type=int, default=16, help="inputs decoded together")
+    parser.add_argument("--outputs", type=int, default=64, help="longest output in tokens")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", help="file for the results")
     arguments = parser.parse_args()

@@ -2,8 +2,8 @@
 
     python scripts/benchmark_start.py runs/quickstart "pronounce: hello"
 
-Each process is the command `t5jax generate`. Cold, nothing is compiled yet; warm, the programs are
-read from the cache on disk that the cold one has written.
+Each process is the command `t5jax generate`. The cold process compiles; warm ones read the
+compilation cache that it wrote.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
                 line = process.stdout.readline()
                 seconds = time.perf_counter() - began
             if process.returncode or not line:
-                raise SystemExit(process.returncode or 1)  # it has said why
+                raise SystemExit(process.returncode or 1)  # its error is above
             return seconds
 
         print(f"cold: {start():.1f} s")

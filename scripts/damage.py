@@ -1,16 +1,16 @@
-"""Damages a run's files one by one, and tells what the commands then do.
+"""Damages a run's files one by one, and reports how commands react.
 
     python scripts/damage.py [--seed 0] [--every N]     the table of all cases
-    python scripts/damage.py --cost 1.0                               seconds to verify a gigabyte
+    python scripts/damage.py --cost 1.0                 seconds to verify a gigabyte
 
-Trains a tiny run with two checkpoints. Each file of the newest one, and each text file of the run,
-is removed, emptied, cut in half, and has one byte flipped at a seeded place; then the run is
-loaded, converted, evaluated (unless it loaded as it was, but for flips) and resumed.
+Trains a tiny run with two checkpoints. Each file of the newest checkpoint, and each other file of
+the run, is removed, emptied, cut in half, and has a bit flipped at a seeded place. Then the run is
+loaded, converted, evaluated (flips, and runs that did not load unchanged) and resumed.
 
-same: the file is not read, and parameters are those of the whole run. named: one `error:` line.
-before: training went on from the checkpoint before, to the same parameters. warned: checksums are
-missing, and a line says so. Exits 1 if anything was used that is not what had been written
-(SILENT), if an exception was shown, or if a damaged checkpoint kept a run from going on (STOPPED).
+same: the same parameters; the file is not read. named: one `error:` line. before: training resumed
+from the checkpoint before, to the same parameters. warned: a line says that checksums are missing.
+Exits 1 if damaged content was used (SILENT), for an exception (TRACEBACK), or if a damaged
+checkpoint kept a run from resuming (STOPPED).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ CONFIG = {
     "optimizer": {"warmup": 100},
     "training": {"steps": 6, "log_every": 2, "save_every": 3},
 }  # fmt: skip
-MORE = 8  # steps that the damaged run is to reach
+MORE = 8  # last step of the resumed run
 
 
 def remove(file: Path, rng: random.Random) -> None:
@@ -79,9 +79,9 @@ DAMAGES = {"removed": remove, "emptied": empty, "cut": cut, "flipped": flip}
 
 
 def command(*words: object) -> tuple[int, str]:
-    """A command's exit code and what it printed; -1 and the traceback of an exception.
+    """A command's exit code and output; -1 and the traceback for an exception.
 
-    `load` stands for t5jax.load: its ValueError and FileNotFoundError are as a command's line.
+    `load` is t5jax.load, whose ValueError and FileNotFoundError become `error:` lines.
     """
     printed, code = io.StringIO(), 0
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
@@ -113,7 +113,7 @@ def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
 
 
 def outcome(code: int, output: str, right: Callable[[], bool]) -> str:
-    """In a word: named, before, warned, same; or what must not be, in capitals."""
+    """named, before, warned or same; failures in capitals."""
     if code == -1 or "Traceback" in output:
         return "TRACEBACK"
     if code:
@@ -127,7 +127,7 @@ def outcome(code: int, output: str, right: Callable[[], bool]) -> str:
 
 
 def cases(run: Path) -> Iterator[str]:
-    """The newest checkpoint's files, and those of the run itself."""
+    """The files of the newest checkpoint, and the run's files outside checkpoints."""
     newest = run / run_folder.CHECKPOINTS / str(run_folder.steps(run)[-1])
     for file in sorted(run.rglob("*")):
         inside = run_folder.CHECKPOINTS in file.relative_to(run).parts
@@ -136,7 +136,7 @@ def cases(run: Path) -> Iterator[str]:
 
 
 def make_run(folder: Path) -> Path:
-    """Trains it, and returns its configuration."""
+    """Trains the run; returns its configuration file."""
     words = ["past: walk", "walked", "plural: house", "houses", "past: sing", "sang"] * 50
     train_sentencepiece(words, folder / "words.model", vocab_size=26)
     config = folder / "config.yaml"
@@ -149,7 +149,7 @@ def make_run(folder: Path) -> Path:
 
 
 def damage(folder: Path, config: Path, seed: int, every: int) -> collections.Counter[str]:
-    """Tries the cases, prints a line for each, and counts the outcomes."""
+    """Tries the cases, prints a line each, and counts outcomes."""
     run, whole = folder / "run", folder / "whole"
     shutil.copytree(run, whole)
     before = params(run)
@@ -165,7 +165,7 @@ def damage(folder: Path, config: Path, seed: int, every: int) -> collections.Cou
         results = []
         for action in ("load", "convert", "eval", "resume"):
             if action == "eval" and results[0] == "same" and kind != "flipped":
-                results.append("-")  # its only slow part, the evaluation itself, has no more files
+                results.append("-")  # evaluation is slow, and reads no further files
                 continue
             for old in (run, folder / "out"):
                 shutil.rmtree(old, ignore_errors=True)
@@ -196,7 +196,7 @@ def damage(folder: Path, config: Path, seed: int, every: int) -> collections.Cou
 
 
 def cost(gigabytes: float, folder: Path) -> None:
-    """Prints the seconds that verifying and loading take of so large a model, files cached."""
+    """Prints the seconds to verify and load a model of this size, with cached files."""
     layers = max(1, round(gigabytes * 2**30 / 4 / (4 * 1024**2 + 2 * 1024 * 4096) / 2))
     config = t5jax.T5Config(
         vocab_size=384, d_model=1024, d_kv=64, d_ff=4096, num_heads=16, num_layers=layers,

@@ -1,4 +1,4 @@
-"""Times contenders in turn, A B A B …, so that a drift of the machine's speed hits all alike."""
+"""Times contenders in turns, A B A B …, so that drift of the machine's speed affects all alike."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 def measure(
     contenders: Mapping[str, Callable[[], object]], rounds: int, calls: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds a call in each round by contender, after one call each that is not counted.
+    """Seconds per call in each round, by contender, after a warm-up call each.
 
-    A contender's function must return only when its work is done. Where it would be called
-    again and again, several calls a turn keep what the others left in the caches out of it.
+    A contender's function must return only when its work is done. Several `calls` a turn reduce the
+    effect of other contenders on the CPU's caches.
     """
     for run in contenders.values():
         run()
@@ -30,7 +30,7 @@ def measure(
 
 
 def table(seconds: Mapping[str, list[float]], units: float, unit: str, against: str) -> list[dict]:
-    """Rows of medians and of `against`'s median ratio to each, round by round; printed too."""
+    """Prints and returns each contender's median time, and its ratio to `against` by round."""
     rows = []
     for name, times in seconds.items():
         ratios = [theirs / ours for theirs, ours in zip(times, seconds[against], strict=True)]
@@ -55,6 +55,6 @@ def table(seconds: Mapping[str, list[float]], units: float, unit: str, against: 
 
 
 def write_json(file: str | None, results: object) -> None:
-    """Writes results where a file is named."""
+    """Writes results, if a file is given."""
     if file:
         Path(file).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

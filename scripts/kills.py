@@ -1,10 +1,10 @@
-"""Kills a run at seeded moments, starts it again each time, and compares it with one never stopped.
+"""Kills and restarts a run at seeded moments, and compares it with an uninterrupted run.
 
     python scripts/kills.py [--kills 20] [--seed 0]
 
-Logging, evaluation and checkpoints come at different steps. Parameters, optimizer state,
-metrics.jsonl and TensorBoard's events without their timing, predictions, and which checkpoints are
-kept must be equal. Exits 1 if they are not.
+Logging, evaluation and checkpoints come at different steps. Parameters, optimizer state, metrics
+and TensorBoard events (without timing), predictions, and the kept checkpoints must be equal. Exits
+1 if they are not.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def start(config: Path) -> subprocess.Popen[str]:
 
 
 def finish(config: Path) -> str:
-    """Runs it to its end; returns what it said."""
+    """Runs to the end; returns its stderr."""
     process = start(config)
     _, errors = process.communicate()
     if process.returncode:
@@ -69,9 +69,9 @@ def finish(config: Path) -> str:
 
 
 def kill(config: Path, moments: list[tuple[int, float]]) -> list[int]:
-    """Starts the run and kills it at each moment; returns how many lines had been logged.
+    """Starts the run and kills it at each moment; returns the numbers of logged lines.
 
-    A moment is a number of lines of metrics.jsonl to wait for, and seconds after that.
+    A moment is a number of lines in metrics.jsonl to wait for, and seconds after that.
     """
     file = config.parent / "run" / "metrics.jsonl"
     found = []
@@ -91,7 +91,7 @@ def _lines(file: Path) -> int:
 
 
 def moments(kills: int, steps: int, seed: int) -> list[tuple[int, float]]:
-    """Seeded, ascending; one in four while the process starts."""
+    """Seeded moments, ascending; every fourth is during the process's start."""
     rng = random.Random(seed)
     every = CONFIG["training"]["log_every"]
     lines = sorted(rng.sample(range(1, steps // every - 1), kills))
@@ -100,7 +100,7 @@ def moments(kills: int, steps: int, seed: int) -> list[tuple[int, float]]:
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """What is not the same in two runs' folders, a line each."""
+    """The differences of two run folders, a line each."""
     a, b = _content(first), _content(second)
     return [
         f"{name}: {a.get(name, 'missing')!s:.200} | {b.get(name, 'missing')!s:.200}"

@@ -1,4 +1,4 @@
-"""Models of other libraries, for the benchmarks."""
+"""Other libraries' models, for benchmarks."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def has_transformers() -> bool:
 
 
 def random_torch_t5(config: t5jax.T5Config):
-    """transformers' T5ForConditionalGeneration with its own random weights.
+    """transformers' T5ForConditionalGeneration with its random initial weights.
 
-    But for the decoder's last norm: with that at 1 a tied model of random weights repeats the id
-    that it is given.
+    The decoder's final norm is random too: with scales of 1, a tied model of random weights repeats
+    its input id.
     """
     import torch
     import transformers
@@ -47,14 +47,14 @@ def random_torch_t5(config: t5jax.T5Config):
 
 
 def on_device(model, device: str, dtype: str):
-    """transformers' model on "cpu" or "cuda", in a type of PyTorch's by its name."""
+    """transformers' model on "cpu" or "cuda", in PyTorch's dtype of that name."""
     import torch
 
     return model.to(device, getattr(torch, dtype))
 
 
 def params_of(config: t5jax.T5Config, model):
-    """The weights of transformers' model as our tree with stacked layers."""
+    """The weights of transformers' model as our training tree."""
     weights = {k: v.numpy() for k, v in model.state_dict().items()}
     tensors, _ = from_weights(
         config, {k: Tensor(v.shape, v.dtype, lambda v=v: v) for k, v in weights.items()}
@@ -69,15 +69,15 @@ def transformers_decoder(model, compiled: bool = False) -> Decode:
     """`decode(ids, outputs, beams)` -> int[B, outputs], with transformers' generate.
 
     Args:
-      model: on its device, in its type.
-      compiled: with a static cache and torch.compile, as transformers' documentation advises.
+      model: on its device, in its dtype.
+      compiled: use a static cache and torch.compile, as transformers' documentation advises.
     """
     import torch
     import transformers
 
     options = {}
     if compiled:
-        # On a GPU generate compiles of itself, in its own way; elsewhere it has to be told.
+        # On a GPU, generate compiles by itself with a static cache; on a CPU it has to be told.
         options = {"cache_implementation": "static"}
         if model.device.type == "cpu":
             config = transformers.CompileConfig(mode="default", fullgraph=False)
@@ -109,15 +109,15 @@ def has_ctranslate2() -> bool:
 def ctranslate2_decoders(
     model, folder: str, kinds: tuple[str, ...], device: str = "cpu"
 ) -> dict[str, Decode]:
-    """Like `transformers_decoder`, by CTranslate2's compute type; `folder` is filled.
+    """Like `transformers_decoder`, by CTranslate2's compute type; writes into `folder`.
 
-    `device` is "cpu" or "cuda". Types of `kinds` that it cannot compute in there are left out.
+    `device` is "cpu" or "cuda". Types of `kinds` that it does not support there are skipped.
     """
     import ctranslate2
     import transformers
     from tokenizers import Tokenizer, models
 
-    # Its converter wants a tokenizer: one word an id.
+    # The converter needs a tokenizer; here each id is a word.
     words = {"<pad>": 0, "</s>": 1, "<unk>": 2}
     words |= {f"w{i}": i for i in range(3, model.config.vocab_size)}
     names = {i: word for word, i in words.items()}
@@ -153,15 +153,15 @@ def ctranslate2_decoders(
 
 
 def has_t5x() -> bool:
-    """Whether T5X lies on the path."""
+    """Whether T5X can be imported."""
     return importlib.util.find_spec("t5x") is not None
 
 
 def t5x_decoder(config: t5jax.T5Config, params, dtype: str) -> Decode:
     """Like `transformers_decoder`, with T5X's own network, sampling and beam search.
 
-    Only its network and its decoding are imported: the package itself wants libraries that are
-    released nowhere, or that do not run with the JAX of today.
+    Only its network and decoding modules are imported; the package needs libraries that are not
+    released, or do not run with current JAX.
     """
     package = types.ModuleType("t5x")
     package.__path__ = list(importlib.util.find_spec("t5x").submodule_search_locations)
@@ -201,7 +201,7 @@ def t5x_decoder(config: t5jax.T5Config, params, dtype: str) -> Decode:
                 mutable=["cache"],
                 method=model.decode,
             )
-            # No early end.
+            # Never EOS.
             return found[:, 0].at[:, config.eos_token_id].set(-1e9), changed["cache"]
 
         options = {"eos_id": config.eos_token_id, "num_decodes": beams}
@@ -211,6 +211,6 @@ def t5x_decoder(config: t5jax.T5Config, params, dtype: str) -> Decode:
             found, _ = decoding.temperature_sample(
                 prompt, start["cache"], logits, temperature=0.0, **options
             )
-        return found[:, -1]  # the best comes last
+        return found[:, -1]  # the best beam
 
     return lambda ids, outputs, beams: np.asarray(decode(tree, ids, outputs, beams))[:, -outputs:]

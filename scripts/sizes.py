@@ -1,4 +1,4 @@
-"""What parameters weigh, by public size and type: bytes of real trees, never allocated.
+"""Bytes of the parameters of each published size, by dtype; nothing is allocated.
 
 python scripts/sizes.py t5_small t5_1_1_xxl
 """
@@ -25,7 +25,7 @@ def main() -> None:
     for name in parser.parse_args().variants:
         config = t5jax.VARIANTS[name]
         tree = abstract_params(config, serving=True)
-        # Tables that are only looked up, norms and scales stay in float32.
+        # Embeddings that are only looked up, norms and scales stay float32.
         make = functools.partial(quantize, config)
         small = [
             gigabytes(jax.eval_shape(functools.partial(make, scheme=Scheme(kind)), tree))

@@ -1,8 +1,8 @@
-"""seqio tasks and mixtures, registered by importing this package; none is downloaded by it.
+"""seqio tasks and mixtures, registered by importing this package. Nothing is downloaded.
 
-Of words: `pronounce`, `inflect` and the mixture `words`; `pronounce:FILE` of any file of
-pronunciations. T5's own, under T5's names: GLUE, SuperGLUE, question answering, summarization,
-translation, pre-training on C4, and mixtures of them.
+Tasks of words are `pronounce`, `inflect`, their mixture `words`, and `pronounce:FILE` for a file of
+pronunciations. T5's tasks, under T5's names, are GLUE, SuperGLUE, question answering,
+summarization, translation, pre-training on C4, and mixtures of these.
 """
 
 import seqio

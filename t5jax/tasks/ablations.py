@@ -1,7 +1,7 @@
-"""The objectives that T5 was compared with (arXiv:1910.10683, section 3.3), as seqio preprocessors.
+"""Objectives that T5's paper compares (arXiv:1910.10683, section 3.3), as seqio preprocessors.
 
-Like those in `objectives`, they take data sets of tokenized documents (`targets`, without EOS).
-Noise here is i.i.d.: every id is noise with the same probability, whatever the others are.
+As in `objectives`, a data set holds tokenized documents (`targets`, without EOS). Noise is i.i.d.:
+every id is noise with the same probability.
 
   text            Thank you for inviting me to your party
   masked          Thank <X> for inviting <X> to your party    ->  the text
@@ -27,16 +27,16 @@ from t5jax.tasks.objectives import (
     sentinels_of,
 )
 
-_RESERVED = 3  # padding, EOS and unknown, in T5's vocabularies: no random id is one of them
+_RESERVED = 3  # T5's ids of padding, EOS and unknown, which are never random ids
 
 
 def mask_tokens(ids: Ids, noise: Noise, mask: int) -> Ids:
-    """Every noise id becomes `mask`."""
+    """Replaces every noise id by `mask`."""
     return tf.where(noise, tf.constant(mask, ids.dtype), ids)
 
 
 def random_tokens(ids: Ids, noise: Noise, vocabulary_size: int, seed: Seed) -> Ids:
-    """Every noise id becomes any id of the vocabulary but its first three, as in T5."""
+    """Replaces noise ids by random ids of the vocabulary, except its first three, as in T5."""
     drawn = tf.random.stateless_uniform(
         tf.shape(ids), seed, minval=_RESERVED, maxval=vocabulary_size, dtype=ids.dtype
     )
@@ -50,18 +50,19 @@ def masked(
     density: float = 0.15,
     random: float = 0.0,
 ) -> tf.data.Dataset:
-    """Noise is masked, each id by `<extra_id_0>`, and the whole text is to be written.
+    """`<extra_id_0>` masks each noise id in the inputs; the targets are the whole text.
 
     Args:
-      dataset: documents, laid end to end and cut.
+      dataset: documents, concatenated and cut.
       sequence_length: seqio's.
       output_features: seqio's.
       density: the share of noise.
-      random: the share of it that is replaced by a random id instead. T5's MASS style has 0, its
-        BERT style 0.1.
+      random: the share of noise that is replaced by random ids instead: 0 in T5's MASS style, 0.1
+        in its BERT style.
 
-    Raises ValueError for targets shorter than the inputs, a share that cannot be, or a vocabulary
-    without sentinels.
+    Raises:
+      ValueError: targets shorter than inputs, a share outside its range, or a vocabulary without
+        sentinels.
     """
     check_noise(density)
     if not 0 <= random <= 1:
@@ -92,11 +93,12 @@ def with_dropped(
     output_features: Features,
     density: float = 0.15,
 ) -> tf.data.Dataset:
-    """Noise is left out of the inputs and is to be written, with no sentinels anywhere.
+    """The inputs drop the noise, and the targets are the noise, without sentinels.
 
-    The targets' length is not known beforehand: what is longer is cut, as T5 does.
+    Targets vary in length and are truncated, as in T5.
 
-    Raises ValueError for a density outside [0, 1).
+    Raises:
+      ValueError: a density outside [0, 1).
     """
     check_noise(density)
     inputs, _ = lengths_of(sequence_length, "dropping tokens")
@@ -113,9 +115,10 @@ def with_dropped(
 def deshuffling(
     dataset: tf.data.Dataset, sequence_length: SequenceLength, output_features: Features
 ) -> tf.data.Dataset:
-    """A piece of one document with its ids in random order is to be put in order.
+    """The inputs are a piece of a document in random order, the targets the piece.
 
-    Raises ValueError for targets shorter than the inputs.
+    Raises:
+      ValueError: targets shorter than inputs.
     """
     length = _whole_text(sequence_length, "deshuffling")
 
@@ -128,7 +131,7 @@ def deshuffling(
 
 
 def _whole_text(sequence_length: SequenceLength, objective: str) -> int:
-    """Ids of a text that is both inputs and targets; each is ended by EOS."""
+    """The length of a text that is both inputs and targets, without EOS."""
     inputs, targets = lengths_of(sequence_length, objective)
     if targets < inputs:
         raise ValueError(

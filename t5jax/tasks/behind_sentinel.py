@@ -1,7 +1,7 @@
-"""Tasks whose targets stand behind a sentinel, as those of span corruption do.
+"""Tasks whose targets follow a sentinel, as in span corruption.
 
-T5's SuperGLUE tasks exist in this form as well: it fits what pre-training asked for, which helps
-where there are few examples.
+T5's SuperGLUE tasks exist in this form too. It is like pre-training, which helps tasks with few
+examples.
 
   boolq passage: … question: … <extra_id_0>   ->   <extra_id_0> True
 """
@@ -17,11 +17,11 @@ import tensorflow as tf
 
 from t5jax.tasks.objectives import Features, SequenceLength, sentinels_of
 
-_SENTINEL = "<extra_id_0>"  # how a prediction begins; byte vocabularies write nothing for it
+_SENTINEL = "<extra_id_0>"  # a prediction's beginning; byte vocabularies decode it to ""
 
 
 def sentinel_name(name: str) -> str:
-    """T5's name of the task's form with a sentinel: `_1_sentinel` behind it, before `_train`."""
+    """T5's name of the form with a sentinel: `_1_sentinel` at the end, or before `_train`."""
     return re.sub("(?=_train|_eval|$)", "_1_sentinel", name, count=1)
 
 
@@ -44,9 +44,9 @@ def add_sentinel(
     output_features: Features,
     sequence_length: SequenceLength | None = None,
 ) -> tf.data.Dataset:
-    """Ids of `inputs` and `targets`, before EOS, with the first sentinel behind and before them.
+    """Appends the first sentinel to `inputs` and prepends it to `targets`, before EOS is added.
 
-    Inputs are cut so that the sentinel stays.
+    Inputs are truncated before the sentinel.
     """
     first = sentinels_of(output_features["targets"].vocabulary).first
     longest = None if sequence_length is None else sequence_length.get("inputs")
@@ -66,6 +66,6 @@ def add_sentinel(
 def without_sentinel(
     output: str, *, postprocess: Callable[..., object] | None, **options: object
 ) -> object:
-    """A postprocessor: what the task's own one makes of the text without its sentinel."""
+    """A postprocessor: applies the task's postprocessor to the text without its sentinel."""
     text = output.removeprefix(_SENTINEL).strip() if output.startswith(_SENTINEL) else output
     return text if postprocess is None else postprocess(text, **options)

@@ -1,4 +1,4 @@
-"""The text of tasks' examples, as a vocabulary is learnt from it."""
+"""The text of tasks' examples, to train a vocabulary on."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from t5jax.tasks.faults import DataError, reading
 
 
 def texts_of(task: seqio.Task, split: str, examples: int) -> Iterator[str]:
-    """The inputs and targets of the first examples, as they are before tokenization.
+    """The inputs and targets of the first examples, before tokenization.
 
-    Raises ValueError, naming task and example, where there is no such text, or it is not UTF-8.
+    Raises:
+      ValueError: the examples have no text, or text that is not UTF-8; names task and example.
     """
     with reading(task, split):
         dataset = task.get_dataset(

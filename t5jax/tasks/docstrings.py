@@ -1,11 +1,11 @@
-"""Summaries of docstrings, from the sources of packages that t5jax itself needs.
+"""Summaries of docstrings, from the sources of packages that t5jax depends on.
 
-`summarize_docstrings` asks for a docstring's first sentence, given what follows it:
+`summarize_docstrings` asks for a docstring's first sentence, given the rest:
 
     summarize: The default is the mean of the flattened array …  ->  Compute the mean along an axis.
 
-`docstrings_span_corruption` is T5's objective on whole docstrings of the same splits, to train a
-model on before. Sources are parsed, not imported. Other versions of the packages give other rows.
+`docstrings_span_corruption` is T5's objective on whole docstrings of the same splits, for
+pre-training. Sources are parsed, not imported. Rows depend on the packages' versions.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from t5jax.tasks.text import each
 NAME = "summarize_docstrings"
 PRETRAINING = "docstrings_span_corruption"
 
-# Distributions, with their licences. The first that has a sentence keeps it.
+# Distributions, with their licences. A sentence in several belongs to the first.
 LICENSES = {
     "numpy": "BSD-3-Clause",
     "scipy": "BSD-3-Clause",
@@ -51,7 +51,7 @@ LICENSES = {
     "nltk": "Apache-2.0",
 }
 
-# A period within a sentence ("e.g. this") is followed by a small letter.
+# A period inside a sentence ("e.g. this") is followed by a lower-case letter.
 _SENTENCE = re.compile(r"([A-Z].*?\w\.)(?:\s+(?=[A-Z])|$)")
 _SUMMARY_WORDS = range(4, 25)
 _BODY_WORDS = 80  # the most that are kept
@@ -59,10 +59,10 @@ _FEWEST_BODY_WORDS = 8
 
 
 def divide(docstring: str) -> tuple[str, str] | None:
-    """A clean docstring's first sentence and what follows it, in one line each.
+    """A clean docstring's first sentence and its rest, each in one line.
 
-    None where the sentence does not end with its paragraph or before another one, has fewer than
-    4 or more than 24 words, or has fewer than 8 behind it. What follows is cut to 80 words.
+    None if the sentence has fewer than 4 or more than 24 words, or does not end where its paragraph
+    ends or another sentence begins, or if the rest has fewer than 8 words. The rest is cut to 80.
     """
     paragraph, _, rest = docstring.partition("\n\n")
     paragraph = " ".join(paragraph.split())
@@ -76,9 +76,10 @@ def divide(docstring: str) -> tuple[str, str] | None:
 
 
 def docstrings(source: str) -> Iterator[str]:
-    """The docstrings of a module's source: its own, its functions', its classes' and methods'.
+    """The docstrings of a module's source: of the module, functions, classes and methods.
 
-    Raises SyntaxError for what is no Python.
+    Raises:
+      SyntaxError: the source is not Python.
     """
     nodes: list[ast.Module | ast.ClassDef | ast.FunctionDef] = [ast.parse(source)]
     while nodes:
@@ -90,7 +91,7 @@ def docstrings(source: str) -> Iterator[str]:
 
 
 def _sources(distribution: str) -> Iterator[tuple[str, Path]]:
-    """Modules, as paths within the distribution, and their files; none of its tests."""
+    """Modules, as paths within the distribution, and their files, without tests."""
     try:
         files = metadata.files(distribution) or []
     except metadata.PackageNotFoundError:
@@ -107,9 +108,10 @@ def _is_test(file: PurePath) -> bool:
 
 @functools.cache
 def read_docstrings() -> Table:
-    """All splits. No sentence and no text behind it comes twice; a module is in one split.
+    """All splits. Sentences and rests are unique; a module belongs to one split.
 
-    Raises FileNotFoundError if none of the packages is installed with its sources.
+    Raises:
+      FileNotFoundError: no package is installed with its sources.
     """
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
     seen: set[str] = set()
@@ -117,7 +119,7 @@ def read_docstrings() -> Table:
         for module, path in _sources(distribution):
             try:
                 found = [divide(text) for text in docstrings(path.read_text(encoding="utf-8"))]
-            except (SyntaxError, UnicodeDecodeError, FileNotFoundError):  # templates, say
+            except (SyntaxError, UnicodeDecodeError, FileNotFoundError):  # such as templates
                 continue
             for pair in found:
                 if pair is not None and not seen.intersection(pair):
@@ -130,7 +132,7 @@ def read_docstrings() -> Table:
 
 
 def whole(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """A row to its docstring, as `targets`, which the objective divides."""
+    """A row's docstring as `targets`, which the objective corrupts."""
     return {"targets": tf.strings.join([row["answer"], row["word"]], separator=" ")}
 
 

@@ -1,8 +1,8 @@
-"""What is wrong with a task's data, told in one line: task, split, file, example, and the fault.
+"""Faults in a task's data, reported in one line: task, split, file, example, and the fault.
 
-TensorFlow tells an error of one row as that of a whole pipeline, in which examples are mapped,
-joined and shuffled. Here the row is looked for: the task is read again, over fewer and fewer rows
-of one file of its source, until one row alone shows the fault.
+TensorFlow reports an error in one row as an error of the whole pipeline, which maps, joins and
+shuffles examples. So the row is searched for: the task is read again over fewer and fewer rows of a
+source file, until a single row shows the fault.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ Lengths = Mapping[str, int]
 Example = Mapping[str, Any]
 
 _OURS = Path(user_code.__file__).resolve().parent
-_ROWS = 1024  # that are looked at first
-_SECONDS = 60.0  # that looking for the row may take; without it the fault is told all the same
-_NO_ROW = (tf.errors.NotFoundError, tf.errors.PermissionDeniedError)  # a file, not a row of it
+_ROWS = 1024  # rows searched first
+_SECONDS = 60.0  # time limit of the search; without a row the fault is reported all the same
+_NO_ROW = (tf.errors.NotFoundError, tf.errors.PermissionDeniedError)  # the file has the fault
 
 
 class DataError(ValueError):
-    """A fault of a task's data, in one line; `__cause__` is what the library raised."""
+    """A fault in a task's data, in one line; `__cause__` is the library's error."""
 
 
 @contextlib.contextmanager
 def reading(
     provider: seqio.Task | seqio.Mixture, split: str, lengths: Lengths | None = None
 ) -> Iterator[None]:
-    """Within it, what a library raises about the data of the provider's tasks is a `DataError`.
+    """Turns a library's error about the provider's data into a `DataError`.
 
-    A mistake in a user's function is a `user_code.UserCodeError`. What t5jax itself raises passes
+    An error in a user's function becomes a `user_code.UserCodeError`. t5jax's own errors pass
     unchanged.
     """
     try:
@@ -62,7 +62,7 @@ def _told(
     error: Exception, provider: seqio.Task | seqio.Mixture, split: str, lengths: Lengths | None
 ) -> str:
     tasks = seqio.get_subtasks(provider)
-    if not isinstance(error, tf.errors.OpError):  # raised before any row was read
+    if not isinstance(error, tf.errors.OpError):  # before any row was read
         return f"task {provider.name}: {_cause(error)}{_before(tasks, split, lengths)}"
     for task in tasks:
         if found := _find(task, split, lengths):
@@ -74,7 +74,7 @@ def _told(
 
 
 def check_features(task: seqio.Task, lengths: Lengths | None) -> None:
-    """Raises ValueError for features that hold no sequences of ids, or no room for one id."""
+    """Raises ValueError for features that are not sequences of ids, or have no room for an id."""
     for name in ("inputs", "targets"):
         feature = task.output_features.get(name)
         if feature is None:
@@ -96,7 +96,7 @@ def check_features(task: seqio.Task, lengths: Lengths | None) -> None:
 
 
 def ids_end(task: seqio.Task, name: str, most: int | None = None) -> int:
-    """One more than the highest id that a feature may have: `most`, or its vocabulary's if less."""
+    """Ids of a feature are below it: the smaller of `most` and its vocabulary's size."""
     size = task.output_features[name].vocabulary.vocab_size
     return size if most is None else min(size, most)
 
@@ -104,12 +104,12 @@ def ids_end(task: seqio.Task, name: str, most: int | None = None) -> int:
 def wrong_ids(
     task: seqio.Task, most: int | None = None, zeros: bool = False
 ) -> Callable[[Example], str | None]:
-    """A function that says what is wrong with an example's ids, or None.
+    """A function that describes a fault in an example's ids, or returns None.
 
     Args:
-      task: whose `inputs` and `targets` are looked at.
-      most: ids of the model, where it has fewer than a feature's vocabulary.
-      zeros: whether an id 0, which is padding, is wrong.
+      task: the task, whose `inputs` and `targets` are checked.
+      most: the model's number of ids.
+      zeros: whether an id 0, which is padding, is a fault.
     """
     ends = {
         name: ids_end(task, name, most)
@@ -137,7 +137,7 @@ def tell(
     wrong: Callable[[Example], str | None],
     example: Example,
 ) -> None:
-    """Raises a DataError for the first example that is wrong; `example` is known to be one."""
+    """Raises a DataError for the first faulty example; `example` is a faulty example."""
     found = _find(task, split, lengths, wrong)
     raise DataError(_line(task, split, found or _Found(None, None, None, str(wrong(example)))))
 
@@ -148,14 +148,15 @@ def checked(
     lengths: Lengths | None,
     examples: Iterable[Example],
 ) -> Iterator[Example]:
-    """The examples, as long as their ids are a vocabulary's and none is padding.
+    """The examples, whose ids are checked: in the vocabulary, and not padding.
 
-    Raises DataError at the first that are not, which names the task.
+    Raises:
+      DataError: at the first faulty example.
     """
     tasks = seqio.get_subtasks(provider)
     wrong = [wrong_ids(task, zeros=True) for task in tasks]
     for example in examples:
-        # A mixture's examples do not say of which task they are.
+        # A mixture's examples do not name their task.
         if all(each(example) is not None for each in wrong):
             for task, each in zip(tasks, wrong, strict=True):
                 if found := _find(task, split, lengths, each):
@@ -168,7 +169,7 @@ def checked(
 
 
 class _Found(NamedTuple):
-    """Where a fault is: a file or None, the row's number from 1 or None, the row, what is wrong."""
+    """A fault, and its file, row number (from 1) and row, if known."""
 
     file: str | None
     number: int | None
@@ -177,7 +178,7 @@ class _Found(NamedTuple):
 
 
 class _Rows(seqio.DataSource):
-    """Rows `start` to `stop` of one of the files of a source, in their stored order."""
+    """Rows [start, stop) of one file of a source, in stored order."""
 
     def __init__(
         self, source: seqio.DataSource, file: seqio.ShardInfo | None, start: int, stop: int
@@ -207,7 +208,7 @@ def _find(
     lengths: Lengths | None,
     wrong: Callable[[Example], str | None] = lambda example: None,
 ) -> _Found | None:
-    """The first row that raises an error, or whose examples are wrong; None if none was found."""
+    """The first row that raises an error or makes a faulty example; None if not found."""
     deadline = time.monotonic() + _SECONDS
     source = task.source
     files: list[str | None] = [None]
@@ -222,7 +223,7 @@ def _find(
         def fault(start: int, stop: int) -> tuple[str | None, int]:
             return _fault(task, rows(start, stop), split, lengths, wrong)
 
-        # More and more rows, until the fault is among them.
+        # Reads more and more rows until they include the fault.
         start, stop = 0, _ROWS
         what, before = fault(start, stop)
         while what is None and time.monotonic() < deadline:
@@ -232,7 +233,7 @@ def _find(
             what, before = fault(start, stop)
         if what is None:
             continue
-        # Where each row makes one example, those before it say which row it is. Else by halves.
+        # If each row makes one example, the examples before the fault count its row; else bisect.
         guess = start + before
         if guess < stop and (alone := fault(guess, guess + 1)[0]):
             start, stop, what = guess, guess + 1, alone
@@ -242,7 +243,7 @@ def _find(
                 stop, what = middle, first
             elif second := fault(middle, stop)[0]:
                 start, what = middle, second
-            else:  # of several rows together
+            else:  # only several rows together show it
                 break
         if stop - start > 1:
             return _Found(file, None, None, what)
@@ -263,7 +264,7 @@ def _fault(
     lengths: Lengths | None,
     wrong: Callable[[Example], str | None],
 ) -> tuple[str | None, int]:
-    """What is wrong with these rows, or None; and the number of good examples before it."""
+    """The fault in these rows, or None; and the number of good examples before it."""
     good = 0
     try:
         narrowed = task.replace(source=rows, metric_fns=(), metric_objs=())
@@ -274,7 +275,7 @@ def _fault(
             if (told := wrong(example)) is not None:
                 return told, good
             good += 1
-    except Exception as error:  # what is looked for
+    except Exception as error:  # the fault
         return _cause(error), good
     return None, good
 
@@ -282,7 +283,7 @@ def _fault(
 def _ended(rows: _Rows, split: str) -> bool:
     try:
         return next(rows.get_dataset(split).as_numpy_iterator(), None) is None
-    except Exception:  # it goes on, wrongly
+    except Exception:  # more rows, with a fault
         return False
 
 
@@ -310,7 +311,7 @@ def _plain(value: Any) -> Any:
 
 
 def _cause(error: Exception) -> str:
-    """What an error says, on one line, without TensorFlow's names of nodes and iterators."""
+    """An error's message on one line, without TensorFlow's names of nodes and iterators."""
     if not isinstance(error, tf.errors.OpError):
         return user_code.cause_of(error).removeprefix("ValueError: ")
     text = re.sub(
@@ -324,16 +325,16 @@ def _cause(error: Exception) -> str:
 
 
 def _before(tasks: Sequence[seqio.Task], split: str, lengths: Lengths | None) -> str:
-    """What the examples are like before the step that fails."""
+    """A description of the examples before the preprocessor that fails."""
     for task in tasks:
         steps = list(task.preprocessors)
         try:
             dataset = task.source.get_dataset(split, shuffle=False)
-        except Exception:  # no step fails, but the source
+        except Exception:  # the source fails, not a preprocessor
             return ""
         for step in steps:
             try:
-                dataset = task._preprocess_dataset(dataset, [step], lengths)  # seqio's own way
+                dataset = task._preprocess_dataset(dataset, [step], lengths)  # not public in seqio
             except Exception:
                 name = getattr(getattr(step, "func", step), "__name__", type(step).__name__)
                 return f"; the preprocessor {name} is given {_types(dataset)}"

@@ -29,14 +29,14 @@ _MNLI_SPLITS = (
 )
 
 
-class Glue(NamedTuple):
-    """A task of GLUE, as TFDS has it and T5 writes it."""
+class Classification(NamedTuple):
+    """A task of GLUE or SuperGLUE: its name and fields in TFDS, and T5's text for them."""
 
     name: str
     fields: tuple[str, ...]
-    labels: tuple[str, ...]  # by class; none: a number
+    labels: tuple[str, ...]  # by class; (): the target is a number
     metrics: tuple[Metric, ...] = (accuracy,)
-    prefix: str = ""  # the name, unless it is cast as another task
+    prefix: str = ""  # of the inputs; default: the name
     splits: tuple[str, ...] = SPLITS
 
 
@@ -47,18 +47,18 @@ _ENTAILMENT = ("entailment", "not_entailment")
 _F1 = (f1_score_with_invalid, accuracy)
 
 TASKS = (
-    Glue("cola", ("sentence",), ("unacceptable", "acceptable"), (matthews_corrcoef,)),
-    Glue("sst2", ("sentence",), ("negative", "positive")),
-    Glue("mrpc", _PAIR, ("not_equivalent", "equivalent"), _F1),
-    Glue("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), _F1),
-    Glue("stsb", _PAIR, (), (pearson_corrcoef, spearman_corrcoef)),
-    Glue("mnli", _MNLI, _NLI, splits=_MNLI_SPLITS),
-    Glue("mnli_matched", _MNLI, _NLI, prefix="mnli", splits=SPLITS[1:]),
-    Glue("mnli_mismatched", _MNLI, _NLI, prefix="mnli", splits=SPLITS[1:]),
-    Glue("qnli", ("question", "sentence"), _ENTAILMENT),
-    Glue("rte", _PAIR, _ENTAILMENT),
-    Glue("wnli", _PAIR, ("not_entailment", "entailment")),
-    Glue("ax", _MNLI, _NLI, (), "mnli", ("test",)),
+    Classification("cola", ("sentence",), ("unacceptable", "acceptable"), (matthews_corrcoef,)),
+    Classification("sst2", ("sentence",), ("negative", "positive")),
+    Classification("mrpc", _PAIR, ("not_equivalent", "equivalent"), _F1),
+    Classification("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), _F1),
+    Classification("stsb", _PAIR, (), (pearson_corrcoef, spearman_corrcoef)),
+    Classification("mnli", _MNLI, _NLI, splits=_MNLI_SPLITS),
+    Classification("mnli_matched", _MNLI, _NLI, prefix="mnli", splits=SPLITS[1:]),
+    Classification("mnli_mismatched", _MNLI, _NLI, prefix="mnli", splits=SPLITS[1:]),
+    Classification("qnli", ("question", "sentence"), _ENTAILMENT),
+    Classification("rte", _PAIR, _ENTAILMENT),
+    Classification("wnli", _PAIR, ("not_entailment", "entailment")),
+    Classification("ax", _MNLI, _NLI, (), "mnli", ("test",)),
 )
 
 
@@ -71,7 +71,7 @@ def named_fields(row: Row, prefix: str, fields: tuple[str, ...]) -> tf.Tensor:
 def classify(
     row: Row, prefix: str, fields: tuple[str, ...], labels: tuple[str, ...]
 ) -> dict[str, tf.Tensor]:
-    """A row to the text of its fields and the word of its label."""
+    """A row -> the text of its fields, and its label's word."""
     return {
         "inputs": named_fields(row, prefix, fields),
         "targets": label_text(row["label"], labels),
@@ -80,7 +80,7 @@ def classify(
 
 
 def similarity(row: Row) -> dict[str, tf.Tensor]:
-    """STS-B: the score, rounded to 0.2, is written with one digit: 3.25 -> `3.2`."""
+    """STS-B: the score is rounded to 0.2 and has one digit: 3.25 -> `3.2`."""
     return {
         "inputs": named_fields(row, "stsb", _PAIR),
         "targets": tf.strings.as_string(tf.round(row["label"] * 5) / 5, precision=1),
@@ -105,7 +105,7 @@ for _task in TASKS:
     if _task.labels:
         set_answers(f"glue_{_task.name}_v002", _task.labels)
 
-# For models trained on WSC and definite pronouns: WNLI itself is too small, and its rows mislead.
+# For models trained on WSC and DPR: WNLI is too small to train on, and its rows mislead.
 add_task(
     "glue_wnli_v002_simple_eval",
     "glue/wnli:1.0.0",

@@ -1,6 +1,6 @@
 """Grammar correction as text: `grammar: She go home.` -> `She goes home.`
 
-TFDS has no such data set: a task over one's own takes this preprocessor.
+TFDS has no such data set; `correct` is a preprocessor for your own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from t5jax.tasks.text import Row
 
 
 def correct(row: Row, source: str = "source", target: str = "target") -> dict[str, tf.Tensor]:
-    """A row to `grammar: ` and its field `source`, and its field `target`."""
+    """A row -> `grammar: ` and its field `source`; the target is its field `target`."""
     return {
         "inputs": tf.strings.join(["grammar:", row[source]], separator=" "),
         "targets": row[target],

@@ -34,8 +34,8 @@ from t5jax.tasks.source import (
 
 NAME = "inflect"
 
-# The prefix of each column behind the lemma and its part of speech. The third person singular is
-# not asked for: but for four verbs it follows the spelling rules that the plural teaches.
+# The prefixes of the columns after the lemma and its part of speech. The third person singular has
+# none: except for four verbs it follows the spelling rules of the plural.
 _COLUMNS = {
     "noun": ("plural",),
     "verb": ("past", "participle", "present participle", None),
@@ -45,14 +45,16 @@ _COLUMNS = {
 
 
 def parse_table(lines: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(prefix, lemma) with its listed forms, the preferred one first.
+    """(prefix, lemma) -> its listed forms, the preferred form first.
 
-    A line is `lemma,part of speech,forms,…`, a column's forms divided by "/". Left out are:
-    capitalised lemmas, since proper nouns are mostly listed as their own plural ("Paris") and say
-    nothing of English; nouns listed with the lemma as their only form, which are uncountable
-    ("repulsiveness": the table does not tell them from "sheep"); adjectives that are compared
-    with "more"; and what the table has wrong: the verbs without a present participle, whose
-    columns are shifted, and comparisons that keep an e before the suffix's ("vagueer").
+    A line is `lemma,part of speech,forms,…`, a column's forms separated by "/". Dropped are:
+
+    - capitalised lemmas: proper nouns are mostly listed as their own plural ("Paris");
+    - nouns whose only form is the lemma: they are uncountable ("repulsiveness"), or like "sheep",
+      which the table does not distinguish;
+    - adjectives compared with "more";
+    - errors of the table: verbs without a present participle, whose columns are shifted, and
+      comparisons that keep an e before the suffix ("vagueer").
     """
     forms: dict[tuple[str, str], dict[str, None]] = {}
     for lemma, part_of_speech, *columns in csv.reader(lines):
@@ -76,18 +78,20 @@ def parse_table(lines: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
 
 def _rows(table: Mapping[tuple[str, str], tuple[str, ...]]) -> Iterator[Row]:
     for (prefix, lemma), listed in table.items():
-        # A plural like the lemma is right where it is listed ("fish/fishes", "cruelty"), but for
-        # a thousand uncountable nouns it comes first, and would teach that plurals are copies.
+        # A plural equal to the lemma is right where listed ("fish/fishes", "cruelty"), but it comes
+        # first for a thousand uncountable nouns, and would teach to copy.
         changed = [form for form in listed if form != lemma] if prefix == "plural" else listed
         yield Row(prefix, lemma, changed[0], listed)
 
 
 @functools.cache
 def read_inflect() -> Table:
-    """All splits of the table, from the file in the installed distribution `lemminflect`.
+    """All splits of the table in the installed distribution `lemminflect`.
 
-    A row for each lemma and prefix, in every split; all forms of a lemma are in one split.
-    Raises FileNotFoundError if lemminflect is not installed.
+    Each lemma and prefix is a row; all rows of a lemma are in one split.
+
+    Raises:
+      FileNotFoundError: lemminflect is not installed.
     """
     path = data_file("lemminflect", "lemminflect/resources/infl_lu.csv.gz")
     with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
@@ -101,7 +105,7 @@ def read_inflect() -> Table:
 def postprocess(
     output: str, example: Mapping[str, np.ndarray], is_target: bool = False, **unused: object
 ) -> str | Inflection:
-    """A target becomes what was asked with all its right forms, a prediction the bare form."""
+    """A target becomes an `Inflection` with all right forms; a prediction is stripped."""
     if not is_target:
         return output.strip()
     prefix, _, lemma = bytes(example["inputs_pretokenized"]).decode("utf-8").partition(": ")

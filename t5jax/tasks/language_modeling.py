@@ -1,4 +1,4 @@
-"""Pre-training on C4: T5's objectives and UL2's, under their tasks' names."""
+"""Pre-training on C4: T5's and UL2's objectives, under the names of T5's tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _span(span: float) -> Preprocessor:
     return functools.partial(objectives.span_corruption, span=span)
 
 
-# Task, objective, what ends its sequences. The full language model has ended its documents itself.
+# Task, objective, and the preprocessors that end its sequences; `full_lm` ends documents itself.
 TASKS: tuple[tuple[str, Preprocessor, tuple[Preprocessor, ...]], ...] = (
     ("c4_v220_span_corruption", objectives.span_corruption, _EOS),
     ("c4_v220_iid_denoising", objectives.iid_denoising, _EOS),
@@ -30,9 +30,9 @@ TASKS: tuple[tuple[str, Preprocessor, tuple[Preprocessor, ...]], ...] = (
     ("c4_v220_full_lm", objectives.full_lm, ()),
     ("c4_v220_ul2", objectives.mixture_of_denoisers, _EOS),
 )
-# Those that T5's paper compares, under the names of its gin files: the noise, its percentage, and
-# how inputs and targets show it (u: a sentinel for each span; m: a mask for each id; r10s90: 10 %
-# random ids, 90 % masks; d: dropped; f: the full text).
+# Objectives that T5's paper compares, under the names of its gin files: the noise, its percentage,
+# and the form of inputs and targets (u: a sentinel for each span; m: a mask for each id; r10s90:
+# 10 % random ids, 90 % masks; d: dropped; f: the full text).
 ABLATIONS: dict[str, Preprocessor] = {
     "all_permute": ablations.deshuffling,
     "iid_15_d_d": ablations.with_dropped,
@@ -41,7 +41,7 @@ ABLATIONS: dict[str, Preprocessor] = {
     **{f"iid_{percent}_u_u": _iid(percent / 100) for percent in (10, 15, 25, 50)},
     **{f"span_{span}_15_u_u": _span(span) for span in (2, 3, 5, 10)},
 }
-# Their objective is whatever a gin file says: the released checkpoints' is span corruption.
+# T5's gin files set the objective of these; for the released checkpoints it is span corruption.
 UNSUPERVISED = {
     "c4_v020_unsupervised": "c4/en:2.2.0",
     "c4_noclean_v020_unsupervised": "c4/en.noclean:2.2.0",
@@ -51,7 +51,7 @@ UNSUPERVISED = {
 
 
 def document(row: Row) -> dict[str, tf.Tensor]:
-    """A row of C4 to its text, which the objective divides into inputs and targets."""
+    """A row of C4 -> its text as `targets`, which the objective corrupts."""
     return {"targets": row["text"]}
 
 

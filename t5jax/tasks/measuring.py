@@ -1,4 +1,4 @@
-"""A task's own metrics of what a model wrote, and of how likely it found the targets."""
+"""A task's metrics of a model's predictions and of the targets' log-probabilities."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from t5jax.tasks.metrics.base import Values, name_of
 from t5jax.tasks.metrics.examples import Measured, measure, numbers_of
 
 Example = Mapping[str, Any]
-# One of a task's metrics: its name among them, a function of targets and outputs, the outputs.
+# A metric of a task: its unique name, its function of (targets, outputs), and the outputs.
 Part = tuple[str, Callable[..., Values], Sequence[Any]]
 
 
 def check_metrics(task: seqio.Task) -> None:
-    """Raises ValueError, naming the task, if it has no metrics, or one that seqio refuses."""
+    """Raises ValueError if the task has no metric, or a metric that seqio refuses."""
     try:
         there = bool(task.metric_objs)
     except ValueError as error:
@@ -35,9 +35,9 @@ def check_metrics(task: seqio.Task) -> None:
 def postprocessed(
     task: seqio.Task, texts: Sequence[str], examples: Sequence[Example], is_target: bool = False
 ) -> list[Any]:
-    """What the task's metrics see of the targets or the predictions."""
+    """Targets or predictions after the task's postprocessor."""
     if not (is_target or task.predict_metric_fns or task.predict_with_aux_metric_fns):
-        return list(texts)  # nothing looks at predictions, and they may be no fit
+        return list(texts)  # no metric uses predictions, and the postprocessor may not fit them
     values = []
     for number, (text, example) in enumerate(zip(texts, examples, strict=True)):
         what = f"task {task.name}: postprocessor, example {number}, {short(text)}"
@@ -53,14 +53,14 @@ def metrics_of(
     scores: np.ndarray,
     answer_scores: np.ndarray,
 ) -> list[Measured]:
-    """The task's metrics that are functions, in seqio's order.
+    """The values of the task's `metric_fns`, in seqio's order.
 
     Args:
-      task: whose `metric_fns` they are.
+      task: the task.
       targets, answers: N postprocessed targets and predictions.
       scores: float[N], log p of the targets, for functions of (targets, scores).
-      answer_scores: float[N], log p of the predictions, which functions of (targets, predictions,
-        aux_values) get as `aux_values["scores"]`.
+      answer_scores: float[N], log p of the predictions: `aux_values["scores"]` for functions of
+        (targets, predictions, aux_values).
     """
     measured = []
     for name, function, outputs in _parts(task, answers, scores, answer_scores):
@@ -72,7 +72,7 @@ def metrics_of(
 def names_of_values(
     task: seqio.Task, texts: Sequence[str], examples: Sequence[Example]
 ) -> dict[str, list[str]]:
-    """The names of the values of each metric, found by giving the targets as the predictions."""
+    """The names of each metric's values, found with the targets as predictions."""
     targets = postprocessed(task, texts, examples, is_target=True)
     answers = postprocessed(task, texts, examples)
     scores = -1.0 - np.arange(len(texts)) / max(len(texts), 1)
@@ -101,7 +101,7 @@ def _parts(
 
 
 def _with_scores(function: Callable[..., Values]) -> Callable[..., Values]:
-    """A function of (targets, predictions, aux_values) as one of targets and scored predictions."""
+    """A function of (targets, predictions, aux_values) -> of (targets, scored predictions)."""
 
     @functools.wraps(function, updated=())
     def scored(targets: Sequence[Any], pairs: Sequence[tuple[Any, float]]) -> Values:
@@ -114,7 +114,7 @@ def _with_scores(function: Callable[..., Values]) -> Callable[..., Values]:
 
 @contextlib.contextmanager
 def telling(what: str, targets: Sequence[Any], outputs: Sequence[Any]) -> Iterator[None]:
-    """Within it, a metric's errors are ValueErrors that begin with `what`."""
+    """Turns a metric's errors into ValueErrors that begin with `what`."""
     try:
         with user_code.running(what):
             yield

@@ -1,6 +1,6 @@
-"""T5's mixtures. Rates are numbers of training examples up to a limit, as T5 had them, or equal.
+"""T5's mixtures. Rates are equal, or proportional to numbers of examples, up to T5's limit.
 
-With other limits, or a temperature, over any of these tasks:
+A mixture with another limit or a temperature:
 
     rates = mixtures.proportional(mixtures.ALL, maximum=2**21, temperature=2)
     seqio.MixtureRegistry.add("mine", list(rates.items()))
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import seqio
 
-# A mixture's tasks are registered before it is.
+# Tasks must be registered before their mixtures.
 from t5jax.tasks import (  # noqa: F401
     glue,
     language_modeling,
@@ -23,7 +23,7 @@ from t5jax.tasks import (  # noqa: F401
 )
 from t5jax.tasks.behind_sentinel import sentinel_name
 
-# WNLI is left out, as in T5: WSC and DPR train the same. Diagnostic sets are evaluated only.
+# Without WNLI, as in T5: WSC and DPR train the same. Diagnostic sets are only evaluated.
 GLUE = {
     "glue_cola_v002": 8_551,
     "glue_sst2_v002": 67_349,
@@ -60,19 +60,18 @@ OTHERS = {
     "wmt15_enfr_v003": 40_853_137,
     "wmt16_enro_v003": 610_320,
 }
-# T5's mixtures name a task whose objective comes from a gin file: span corruption, for all released
-# checkpoints.
+# T5's gin files set the objective of this task: span corruption for all released checkpoints.
 _C4 = 364_868_892
 UNSUPERVISED = {"c4_v020_unsupervised": _C4}
-# Under this name the oldest mixtures here have it; a run's saved position knows its tasks by name.
+# Its name in t5jax's oldest mixtures; a run's saved data position names its tasks.
 _UNSUPERVISED = {"c4_v220_span_corruption": _C4}
 SUPERVISED = GLUE | SUPER_GLUE | OTHERS
 ALL = SUPERVISED | UNSUPERVISED
 
-# The most that a data set counts for in T5's multi-task training (arXiv:1910.10683, section 3.5.3).
+# Largest rate of a data set in T5's multi-task training (arXiv:1910.10683, section 3.5.3).
 LIMIT = 2**19
-# The same in the pre-training of the released checkpoints (section 3.7), which count C4 as more the
-# larger they are; this is what their code has for C4 if nothing else is said.
+# Largest rate in pre-training of the released checkpoints (section 3.7), where C4's rate grows with
+# the model; C4's default rate in T5's code.
 PRETRAINING = 1_000_000
 
 
@@ -81,7 +80,8 @@ def rate(
 ) -> float:
     """min(scale · examples, maximum)^(1 / temperature): T5's and seqio's mixing rate.
 
-    Raises ValueError for a maximum, temperature or scale that is not above 0.
+    Raises:
+      ValueError: a maximum, temperature or scale that is not above 0.
     """
     for name, value in (("maximum", maximum), ("temperature", temperature), ("scale", scale)):
         if value is not None and not value > 0:
@@ -96,7 +96,7 @@ def proportional(
     temperature: float = 1.0,
     scale: float = 1.0,
 ) -> dict[str, float]:
-    """Tasks' sizes -> their rates. RTE is in GLUE and in SuperGLUE: where both are there, half."""
+    """Tasks' sizes -> rates. GLUE's RTE is halved if SuperGLUE's, the same data, is there too."""
     share = 0.5 if {"glue_rte_v002", "super_glue_rte_v102"} <= set(sizes) else 1
     return {
         name: rate(size, maximum, temperature, scale) * (share if "glue_rte" in name else 1)
@@ -109,7 +109,7 @@ def equal(names: Iterable[str]) -> dict[str, float]:
 
 
 def without(left_out: str) -> dict[str, float]:
-    """Rates of all tasks but one, which is for fine-tuning; GLUE and SuperGLUE are one each."""
+    """Rates of all tasks except one for fine-tuning; GLUE and SuperGLUE each count as one."""
     groups = {"glue_v002_proportional": GLUE, "super_glue_v102_proportional": SUPER_GLUE}
     left = groups.get(left_out, {left_out})
     sizes = SUPERVISED | _UNSUPERVISED

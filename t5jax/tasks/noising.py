@@ -1,8 +1,8 @@
-"""Noise of the pre-training objectives: which ids of a text a model has to restore.
+"""Noise of the pre-training objectives: the ids of a text that a model has to restore.
 
-Noise is a bool[n] over the ids of a text. Sentinels stand for runs of it, `<extra_id_0>` first, in
-the inputs; and for runs of what is left, in the targets. So the n-th sentinel of the inputs stands
-for the n-th run of ids in the targets:
+Noise is a bool[n] over the ids of a text. In the inputs, sentinels replace runs of noise,
+`<extra_id_0>` first; in the targets, they replace runs of text. So the n-th sentinel of the inputs
+stands for the n-th run of ids in the targets:
 
   text     Thank you for inviting me to your party last week
   inputs   Thank you <extra_id_0> me to your party <extra_id_1> week
@@ -26,7 +26,7 @@ Number: TypeAlias = float | tf.Tensor  # float64
 
 
 class Lengths(NamedTuple):
-    """Of a text and of the example made of it; the last two count their EOS."""
+    """Lengths of a text and of its example; inputs and targets include EOS."""
 
     text: int
     inputs: int
@@ -35,11 +35,9 @@ class Lengths(NamedTuple):
 
 
 def check_noise(density: Number, span: Number | None = None, *, most: float = 1.0) -> None:
-    """Raises ValueError for a share of noise outside [0, 1), or a mean span below 1.
+    """Raises ValueError for a density outside [0, 1) or above `most`, or a mean span below 1.
 
-    Args:
-      density: refused above `most` too, if that is less than 1; tensors are not looked at.
-      span: likewise; None: there are no spans.
+    Tensors are not checked. `span` None: there are no spans.
     """
     if not isinstance(density, tf.Tensor) and not (
         isinstance(density, Real) and 0 <= float(density) <= most and density < 1
@@ -55,13 +53,14 @@ def check_noise(density: Number, span: Number | None = None, *, most: float = 1.
 
 
 def span_lengths(text: int, density: float, span: float) -> Lengths:
-    """What span corruption makes of `text` ids: T5's formula.
+    """The lengths of span corruption of `text` ids, by T5's formula.
 
-    round(text · density) ids are noise, in round(noise / span) spans, but never less than one; each
-    span leaves one sentinel in the inputs and has one in the targets. Halves are rounded to even.
-    At density 0 nothing is noise, and the targets are one sentinel, which stands for all the text.
+    round(text · density) ids are noise, in round(noise / span) spans, at least one each; a span has
+    one sentinel in the inputs and one in the targets. Halves are rounded to even. At density 0
+    nothing is noise, and the targets are one sentinel for the whole text.
 
-    Raises ValueError for a density or a span that cannot be.
+    Raises:
+      ValueError: a density or span outside its range.
     """
     check_noise(density, span)
     if density == 0:
@@ -74,8 +73,8 @@ def span_lengths(text: int, density: float, span: float) -> Lengths:
 def text_length(inputs: int, density: float, span: float) -> Lengths:
     """The longest text whose inputs, with EOS, have at most `inputs` ids: 512 -> 568, targets 114.
 
-    T5's rule: it looks no further than the first length that does not fit, and at density 0.5 it
-    takes one id less where the targets would be longer than the inputs.
+    T5's rule: the search stops at the first length that does not fit, and at density 0.5 the text
+    is one id shorter if the targets would be longer than the inputs.
     """
     lengths = span_lengths(inputs - 1, density, span)
     while (longer := span_lengths(lengths.text + 1, density, span)).inputs <= inputs:
@@ -86,16 +85,17 @@ def text_length(inputs: int, density: float, span: float) -> Lengths:
 
 
 def spans_noise(length: tf.Tensor, density: Number, span: Number, seed: Seed) -> Noise:
-    """Noise in spans of mean length `span`, all such choices being equally likely.
+    """Noise in spans of mean length `span`; all placements are equally likely.
 
-    Kept text and noise take turns, text first and noise last, so that the number of noise ids and
-    of spans is that of `span_lengths`, but never less than one each; at density 0 nothing is noise.
+    Text and noise alternate, text first and noise last, with the numbers of noise ids and spans of
+    `span_lengths`, at least one each. At density 0 nothing is noise.
 
-    Raises ValueError for a density or a span that cannot be.
+    Raises:
+      ValueError: a density or span outside its range.
     """
     check_noise(density, span)
-    # In float64, as `span_lengths`. T5's float32 has one noise id more than its formula for some
-    # lengths (text 190), whose targets are then cut.
+    # float64, as in `span_lengths`. T5's float32 gives one noise id more than its formula for some
+    # lengths (text 190), whose targets are then truncated.
     size = tf.cast(tf.maximum(length, 2), tf.float64)
     noise = tf.cast(tf.clip_by_value(tf.round(size * density), 1, size - 1), tf.int32)
     kept = tf.cast(size, tf.int32) - noise
@@ -109,26 +109,27 @@ def spans_noise(length: tf.Tensor, density: Number, span: Number, seed: Seed) ->
 
 
 def rolled(noise: Noise, seed: Seed) -> Noise:
-    """The noise moved round by a random number of ids, so that its ends may be noise or text.
+    """The noise rotated by a random number of ids, so that either end may be noise or text.
 
-    A span across the end is cut in two: inputs or targets get one sentinel more.
+    A span across the end becomes two: inputs or targets get one sentinel more.
     """
-    seed = tf.random.experimental.stateless_fold_in(seed, 1)  # not the one that placed the spans
+    seed = tf.random.experimental.stateless_fold_in(seed, 1)  # independent of the spans' seed
     size = tf.maximum(tf.size(noise), 1)
     return tf.roll(noise, tf.random.stateless_uniform([], seed, 0, size, tf.int32), axis=0)
 
 
 def _pieces(size: tf.Tensor, count: tf.Tensor, seed: Seed) -> tf.Tensor:
-    """int32[count], positive, that add up to `size`: any such numbers are equally likely."""
+    """int32[count], positive, with sum `size`; all such lists are equally likely."""
     places = tf.argsort(tf.random.stateless_uniform([size - 1], seed))[: count - 1]
     cuts = tf.concat([[0], tf.sort(places) + 1, [size]], axis=0)
     return cuts[1:] - cuts[:-1]
 
 
 def iid_noise(length: tf.Tensor, density: float, seed: Seed) -> Noise:
-    """Each id is noise with probability `density`, whatever the others are.
+    """Each id is noise with probability `density`, independently.
 
-    Raises ValueError for a density outside [0, 1).
+    Raises:
+      ValueError: a density outside [0, 1).
     """
     check_noise(density)
     return tf.random.stateless_uniform([length], seed) < density
@@ -137,10 +138,11 @@ def iid_noise(length: tf.Tensor, density: float, seed: Seed) -> Noise:
 def suffix_noise(length: tf.Tensor, density: Number, seed: Seed) -> Noise:
     """The end of the text is noise: 1 to about 2 · density · length ids, equally likely.
 
-    The mean is density · length, at most half of it; at 0.5 (T5's prefix LM) only the first id is
-    sure to be kept. A text of one id is noise. At density 0 nothing is.
+    The mean is density · length. At density 0.5 (T5's prefix LM) only the first id is always kept.
+    A text of one id is noise. At density 0 nothing is noise.
 
-    Raises ValueError for a density above 0.5.
+    Raises:
+      ValueError: a density above 0.5.
     """
     check_noise(density, most=0.5)
     longest = tf.cast(length - 1, tf.float64)
@@ -151,13 +153,13 @@ def suffix_noise(length: tf.Tensor, density: Number, seed: Seed) -> Noise:
 
 
 def with_sentinels(ids: Ids, noise: Noise, first: int) -> Ids:
-    """Each run of noise becomes one sentinel: `first`, `first` - 1, …"""
+    """Replaces runs of noise by the sentinels `first`, `first` - 1, …"""
     begins = noise & ~tf.concat([[False], noise[:-1]], axis=0)
     sentinels = first + 1 - tf.cumsum(tf.cast(begins, ids.dtype))
     return tf.boolean_mask(tf.where(begins, sentinels, ids), begins | ~noise)
 
 
 def at_most(noise: Noise, spans: int) -> Noise:
-    """The noise without its runs beyond the first `spans`, which have no sentinels left."""
+    """The first `spans` runs of the noise, for which there are sentinels."""
     begins = noise & ~tf.concat([[False], noise[:-1]], axis=0)
     return noise & (tf.cumsum(tf.cast(begins, tf.int32)) <= spans)

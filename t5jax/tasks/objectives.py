@@ -1,9 +1,8 @@
-"""Pre-training objectives on token ids: T5's and UL2's mixture of denoisers, for tf.data.
+"""Pre-training objectives as seqio preprocessors: T5's, and UL2's mixture of denoisers.
 
-Those that T5's paper compared its own with are in `ablations`.
-
-seqio preprocessors, from data sets of tokenized documents (`targets`, int32[n], without EOS) to
-`inputs` and `targets`; what is noise is in `noising`. seqio gives each example a seed of its own.
+They map data sets of tokenized documents (`targets`, int32[n], without EOS) to `inputs` and
+`targets`. seqio gives each example a seed, and fills in `sequence_length` and `output_features`.
+Noise is in `noising`; objectives of T5's ablations are in `ablations`.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from t5jax.tasks.noising import (
 )
 from t5jax.tasks.sentinels import sentinel_ids
 
-_LONGEST = 65_536  # ids of one document that are used, as in T5
-_TOGETHER = 128  # documents laid end to end before they are cut, as in T5
+_LONGEST = 65_536  # most ids used of a document, as in T5
+_TOGETHER = 128  # documents concatenated before they are cut, as in T5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +42,10 @@ class Sentinels:
 
 
 def sentinels_of(vocabulary: seqio.Vocabulary) -> Sentinels:
-    """The vocabulary's sentinels: `sentinel_ids`, as far as they go down by one.
+    """The vocabulary's sentinels: `sentinel_ids` up to the first gap.
 
-    Raises ValueError if there are none.
+    Raises:
+      ValueError: there are none.
     """
     ids = sentinel_ids(vocabulary)
     if not ids:
@@ -61,18 +61,19 @@ def sentinels_of(vocabulary: seqio.Vocabulary) -> Sentinels:
 
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-    """One way to corrupt text: UL2's SpanCorrupt(µ, r, n).
+    """UL2's SpanCorrupt(µ, r, n).
 
-    The number of spans is noise / µ, rounded up or down at random: that µ is their mean length also
-    where a text holds one or two.
+    The number of spans is noise / µ, randomly rounded, so that µ is the spans' mean length even if
+    a text holds one or two.
 
     Args:
       mode: text before the inputs; "" for none.
-      density: r, the share of the ids that are noise.
-      span: µ, the mean length of a span; None: n = 1, a span that reaches the end of the text, of
-        density · length ids on average.
+      density: r, the share of noise.
+      span: µ, the mean length of a span; None: n = 1, a span at the text's end with density ·
+        length ids on average.
 
-    Raises ValueError for a density or a span that cannot be.
+    Raises:
+      ValueError: a density or span outside its range.
     """
 
     mode: str
@@ -83,13 +84,14 @@ class Denoiser:
         check_noise(self.density, self.span, most=0.5 if self.span is None else 1.0)
 
     def text(self, inputs: int, targets: int, sentinels: int) -> int:
-        """Ids of the longest text for inputs and targets of these lengths, EOS counted.
+        """Ids of the longest text for inputs and targets of these lengths, EOS included.
 
-        Raises ValueError if there is none.
+        Raises:
+          ValueError: there is none.
         """
         if self.span is None:
-            # All but one id may be kept, and all but `fewest` of suffix_noise be noise; a sentinel
-            # and EOS are added to both.
+            # At most all ids but one are kept, and all but `fewest` of suffix_noise are noise; both
+            # get a sentinel and EOS.
             longest = inputs - 1
             if self.density:
                 longest = min(longest, int((targets - 3.5) / (2 * self.density) + 1))
@@ -113,9 +115,9 @@ class Denoiser:
         return longest
 
 
-# UL2 (arXiv:2205.05131): Table 1 has µ, r and n of the seven, and section 3.1.2 their sorts: R is
-# T5's span corruption, S a prefix language model, X extreme in rate or length. The paper writes the
-# modes [R], [S] and [X]; its released checkpoints know them by these names.
+# UL2 (arXiv:2205.05131): Table 1 has µ, r and n, section 3.1.2 the kinds: R is T5's span
+# corruption, S a prefix language model, X extreme in rate or length. The paper writes the modes
+# [R], [S] and [X]; its released checkpoints use [NLU], [S2S] and [NLG].
 UL2 = (
     Denoiser("[NLU]", 0.15, 3),
     Denoiser("[NLU]", 0.15, 8),
@@ -130,15 +132,13 @@ UL2 = (
 def denoised(
     ids: Ids, noise: Noise, sentinels: Sentinels, prefix: Ids | tuple[int, ...] = ()
 ) -> dict[str, Ids]:
-    """An example's `inputs` (behind `prefix`) and `targets`, both without EOS."""
+    """An example's `inputs` (after `prefix`) and `targets`, both without EOS."""
     inputs = with_sentinels(ids, noise, sentinels.first)
     return {
         "inputs": tf.concat([tf.cast(prefix, ids.dtype), inputs], axis=0),
         "targets": with_sentinels(ids, ~noise, sentinels.first),
     }
 
-
-# seqio fills in `sequence_length` and `output_features`.
 
 Features = Mapping[str, seqio.Feature]
 SequenceLength = Mapping[str, int]
@@ -152,14 +152,14 @@ def span_corruption(
     span: float = 3.0,
     roll: bool = False,
 ) -> tf.data.Dataset:
-    """T5's objective: documents laid end to end, in pieces that fill the inputs exactly.
+    """T5's objective on concatenated documents, cut so that inputs are full.
 
-    With `roll` the noise is moved round by a random number of ids (T5's `random_roll`): without it
-    a text begins with what is kept and ends with noise. One sentinel more may be needed then, which
-    the lengths leave room for.
+    `roll` rotates the noise by a random number of ids (T5's `random_roll`); otherwise an example
+    begins with text and ends with noise. The lengths leave room for the extra sentinel.
 
-    Raises ValueError for a density or a span that cannot be, inputs or targets too short, or a
-    vocabulary with too few sentinels.
+    Raises:
+      ValueError: a density or span outside its range, inputs or targets too short, or too few
+        sentinels.
     """
     inputs, targets = lengths_of(sequence_length, "span corruption", inputs=3 + roll)
     sentinels = sentinels_of(output_features["targets"].vocabulary)
@@ -192,10 +192,9 @@ def iid_denoising(
     output_features: Features,
     density: float = 0.15,
 ) -> tf.data.Dataset:
-    """T5's baseline: every id is noise with probability `density`, runs of it share a sentinel.
+    """T5's baseline: every id is noise with probability `density`; a run shares a sentinel.
 
-    Text is kept once the sentinels have run out. The targets' length is not known beforehand: what
-    is longer is cut, as T5 does.
+    Text is kept once sentinels run out. Targets vary in length and are truncated, as in T5.
     """
     check_noise(density)
     inputs, _ = lengths_of(sequence_length, "i.i.d. denoising")
@@ -204,7 +203,7 @@ def iid_denoising(
     @seqio.map_over_dataset(num_seeds=1)
     def corrupt(example: Mapping[str, tf.Tensor], seed: Seed) -> dict[str, tf.Tensor]:
         ids = example["targets"]
-        # The targets may have one run more than the inputs.
+        # The targets may have one sentinel more than the inputs.
         noise = at_most(iid_noise(tf.size(ids), density, seed), sentinels.count - 1)
         return denoised(ids, noise, sentinels)
 
@@ -214,7 +213,7 @@ def iid_denoising(
 def prefix_lm(
     dataset: tf.data.Dataset, sequence_length: SequenceLength, output_features: Features
 ) -> tf.data.Dataset:
-    """A piece of a document is cut in two at a random place, without sentinels."""
+    """Cuts a piece of a document in two at a random place, without sentinels."""
     inputs, _ = lengths_of(sequence_length, "the prefix language model", inputs=3)
 
     @seqio.map_over_dataset(num_seeds=1)
@@ -229,9 +228,9 @@ def prefix_lm(
 def full_lm(
     dataset: tf.data.Dataset, sequence_length: SequenceLength, output_features: Features
 ) -> tf.data.Dataset:
-    """Documents, each ended by EOS, laid end to end and cut to the targets' length.
+    """Documents that end with EOS, concatenated and cut to the targets' length.
 
-    T5's has no inputs, for decoders alone; these are a lone EOS, which an encoder can read.
+    T5's objective has no inputs; here they are a lone EOS, so that an encoder can read them.
     """
     _, targets = lengths_of(sequence_length, "the language model", inputs=1)
     eos = output_features["targets"].vocabulary.eos_id
@@ -252,17 +251,18 @@ def mixture_of_denoisers(
     output_features: Features,
     denoisers: Sequence[Denoiser] = UL2,
 ) -> tf.data.Dataset:
-    """UL2's objective: each example is made by one of the denoisers, all equally likely.
+    """UL2's objective: each example is made by a random denoiser.
 
-    Documents are laid end to end; a denoiser is drawn, takes as many ids as fill its inputs or
-    targets (or use up the sentinels), and the next one goes on behind them.
+    Documents are concatenated. A denoiser takes as many ids as fill its inputs or targets, or use
+    up the sentinels; the next one continues after them.
 
-    Raises ValueError for lengths too short for a denoiser, or a vocabulary without sentinels.
+    Raises:
+      ValueError: lengths too short for a denoiser, or a vocabulary without sentinels.
     """
     inputs, targets = lengths_of(sequence_length, "the mixture of denoisers")
     vocabulary = output_features["targets"].vocabulary
     sentinels = sentinels_of(vocabulary)
-    # The blank is part of byte vocabularies' texts; SentencePiece drops it.
+    # Byte vocabularies keep the space; SentencePiece drops it.
     prefixes = [vocabulary.encode(f"{d.mode} ") if d.mode else [] for d in denoisers]
     sizes = [
         denoiser.text(inputs - len(prefix), targets, sentinels.count)
@@ -280,7 +280,7 @@ def mixture_of_denoisers(
     def cut(example: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
         ids, ends = example["targets"], example["ends"]
         starts = tf.concat([[0], ends[:-1]], axis=0)
-        # A single id has nothing that could be kept and noise.
+        # A single id cannot be both text and noise.
         used = starts < tf.size(ids) - 1
         pieces = {"choice": example["choices"], "start": starts, "end": ends}
         return tf.data.Dataset.from_tensor_slices(
@@ -301,7 +301,7 @@ def mixture_of_denoisers(
 
 
 def _drawn_noise(length: tf.Tensor, density: tf.Tensor, span: tf.Tensor, seed: Seed) -> Noise:
-    """A denoiser's noise, in spans of mean length `span`; 0: one span, at the text's end."""
+    """A denoiser's noise, in spans of mean length `span`; 0: one span at the text's end."""
     first, second = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
     noisy = tf.maximum(tf.round(tf.cast(length, tf.float64) * density), 1)
     chance = tf.random.stateless_uniform([], first, dtype=tf.float64)
@@ -316,10 +316,10 @@ def _drawn_noise(length: tf.Tensor, density: tf.Tensor, span: tf.Tensor, seed: S
 def lengths_of(
     sequence_length: SequenceLength | None, objective: str, inputs: int = 2
 ) -> tuple[int, int]:
-    """Of inputs and targets, EOS counted.
+    """The lengths of inputs and targets, EOS included.
 
-    Raises ValueError where one is missing, or leaves no room for an id: fewer than `inputs`, or
-    than 2 targets.
+    Raises:
+      ValueError: a length is missing, or too short: less than `inputs`, or 2 for targets.
     """
     if sequence_length is None or None in (
         sequence_length.get("inputs"),
@@ -336,7 +336,7 @@ def lengths_of(
 
 
 def chunks(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Documents that are not empty; of each longer than 65,536 ids one such part, at random."""
+    """Documents that are not empty; of longer ones a random chunk of 65,536 ids."""
 
     @seqio.map_over_dataset(num_seeds=1)
     def choose(example: Mapping[str, tf.Tensor], seed: Seed) -> dict[str, tf.Tensor]:
@@ -349,7 +349,7 @@ def chunks(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def end_to_end(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """128 documents at a time, as one."""
+    """Concatenates 128 documents at a time."""
 
     def join(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         ids = tf.reshape(example["targets"], [-1])
@@ -359,7 +359,7 @@ def end_to_end(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def pieces_of(dataset: tf.data.Dataset, length: int) -> tf.data.Dataset:
-    """Texts cut into pieces of `length` ids; a text's last one may be shorter."""
+    """Cuts texts into pieces of `length` ids; a text's last piece may be shorter."""
 
     def cut(example: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
         ids = example["targets"]

@@ -1,6 +1,6 @@
-"""From an output's text to what metrics compare; seqio calls them for targets and predictions.
+"""Postprocessors: from a text to the values that metrics compare.
 
-`example` is the row, of a target with all that its task passed by the model.
+seqio calls them for targets and predictions; `example` is the preprocessed example.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Example = Mapping[str, np.ndarray]
 
 
 def label_index(labels: tuple[str, ...]) -> Callable[..., int]:
-    """A postprocessor: the label's index, or -1 for a text that is none of the labels."""
+    """A postprocessor: the label's index, or -1 for another text."""
 
     def postprocess(output: str, **unused: object) -> int:
         return labels.index(output) if output in labels else -1
@@ -23,7 +23,7 @@ def label_index(labels: tuple[str, ...]) -> Callable[..., int]:
 
 
 def number(output: str, **unused: object) -> float:
-    """The number that the text is, or -1.0 where it is none."""
+    """The text as a number, or -1.0."""
     try:
         return float(output)
     except ValueError:
@@ -33,7 +33,7 @@ def number(output: str, **unused: object) -> float:
 def multirc(
     output: str, example: Example | None = None, is_target: bool = False, **unused: object
 ) -> dict[str, Any]:
-    """`value`, the label's index, and a target's question as `group`."""
+    """`value`, the label's index; a target also has its question as `group`."""
     value = label_index(("False", "True"))(output)
     return {"value": value} | (
         {"group": int(example["idx/question"])} if is_target and example else {}
@@ -43,7 +43,7 @@ def multirc(
 def record(
     output: str, example: Example | None = None, is_target: bool = False, **unused: object
 ) -> dict[str, Any]:
-    """`value`, a text or of a target all right answers, whose passage and query are its `group`."""
+    """`value`, the text; for a target all right answers, and passage and query as `group`."""
     if is_target and example:
         group = (int(example["idx/passage"]), int(example["idx/query"]))
         return {"value": answers(output, example, is_target), "group": group}
@@ -53,7 +53,7 @@ def record(
 def answers(
     output: str, example: Example | None = None, is_target: bool = False, **unused: object
 ) -> str | list[str]:
-    """A target becomes the list of all right answers."""
+    """A target becomes a list of all right answers."""
     if is_target and example:
         return [answer.decode("utf-8") for answer in example["answers"]]
     return output
@@ -62,7 +62,7 @@ def answers(
 def answers_in_context(
     output: str, example: Example | None = None, is_target: bool = False, **unused: object
 ) -> str | dict[str, Any]:
-    """A target becomes all right answers, `answers`, and the text that they are in, `context`."""
+    """A target becomes its right `answers` and their `context`."""
     if is_target and example:
         context = bytes(example["context"]).decode("utf-8")
         return {"answers": answers(output, example, is_target), "context": context}
@@ -70,7 +70,7 @@ def answers_in_context(
 
 
 def one_answer(output: str, is_target: bool = False, **unused: object) -> str | list[str]:
-    """A target becomes a list of itself."""
+    """A target becomes a list of one answer."""
     return [output] if is_target else output
 
 
@@ -81,11 +81,11 @@ _DETERMINERS = frozenset(
 
 
 def referent(output: str, example: Example, is_target: bool = False, **unused: object) -> int:
-    """Whether the prediction names the noun that the row asks about: 1, 0, or -1 for nothing.
+    """Whether the prediction names the row's noun: 1 or 0, or -1 if it is empty.
 
-    A target becomes the row's label. Determiners and capitals do not count; one of the two may have
-    words more than the other ("bunny", "fuzzy bunny"), but both or neither have an apostrophe, for
-    "Bob" is not "Bob's hat". A noun of determiners alone is found by no word.
+    A target becomes the row's label. Determiners and case are ignored. One may have more words than
+    the other ("bunny", "fuzzy bunny"), but both or neither have an apostrophe: "Bob" is not "Bob's
+    hat". A noun of determiners only is never named.
     """
     if is_target:
         return int(example["label"])
@@ -95,8 +95,8 @@ def referent(output: str, example: Example, is_target: bool = False, **unused: o
     noun = _without_determiners(bytes(example["targets_pretokenized"]).decode("utf-8"))
     if ("'" in predicted) != ("'" in noun):
         return 0
-    # Split at each blank, as in T5: what is empty is one empty word, not no word, and so it is part
-    # of a prediction only where two blanks meet.
+    # Split at each space, as in T5: an empty noun is one empty word, which a prediction has only
+    # where two spaces meet.
     words, nouns = set(predicted.split(" ")), set(noun.split(" "))
     return int(words <= nouns or nouns <= words)
 

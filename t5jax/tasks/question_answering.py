@@ -17,9 +17,9 @@ def _ask(question: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
 
 
 def squad(row: Row, with_context: bool = True) -> dict[str, tf.Tensor]:
-    """SQuAD, punctuation spaced; the first answer is trained on, all go to the metrics.
+    """SQuAD, with spaces around punctuation. The target is the first answer; metrics get all.
 
-    Without the context (`squad trivia question: …`) the answer has to be known.
+    Without the context (`squad trivia question: …`) a model has to know the answer.
     """
     right = spaced(row["answers"]["text"])
     question, context = spaced(row["question"]), spaced(row["context"])
@@ -35,11 +35,11 @@ def squad(row: Row, with_context: bool = True) -> dict[str, tf.Tensor]:
 
 
 def spans(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Examples of SQuAD with the place of the answer instead of its text: `start: 3 end: 4`.
+    """SQuAD with the answer's position as the target: `start: 3 end: 4`.
 
-    Words are counted from 0, the last one included. As in T5, each character that is no ASCII
-    letter, digit or underscore divides words, so that between two of them there is an empty word,
-    which counts; and an answer that is not among the context's words, or is its end, is left out.
+    Words are counted from 0; `end` is inclusive. As in T5, each character other than an ASCII
+    letter, digit or underscore separates words, so two of them enclose an empty word, which counts;
+    and examples whose answer is not in the context, or at its end, are dropped.
     """
 
     def words(text: tf.Tensor) -> tf.Tensor:
@@ -61,10 +61,9 @@ def spans(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def trivia_qa(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """TriviaQA: an example for each context and each answer that is found in it.
+    """TriviaQA: an example for each context and each answer found in it, ignoring case.
 
-    Contexts are the Wikipedia pages, then the search results; capitals do not count. All answers
-    go to the metrics.
+    Contexts are the Wikipedia pages, then the search results. Metrics get all answers.
     """
 
     def ask(row: Row) -> tf.data.Dataset:
@@ -103,9 +102,9 @@ def trivia_qa(dataset: tf.data.Dataset) -> tf.data.Dataset:
 def keep_answer(
     dataset: tf.data.Dataset, sequence_length: Mapping[str, int] | None = None
 ) -> tf.data.Dataset:
-    """Inputs that are too long are cut to a random part in which the answer's ids are.
+    """Cuts long inputs to a random part that contains the answer's ids.
 
-    Examples without the answer's ids in their inputs, if these are too long, are left out.
+    Examples with long inputs that do not contain them are dropped.
     """
     if sequence_length is None:
         return dataset
@@ -132,40 +131,22 @@ def keep_answer(
     return cut(dataset).filter(lambda example: tf.size(example["inputs"]) > 0)
 
 
-# For the metrics the first has one answer, the second all of them: T5 keeps both. T5 gives TriviaQA
-# no metric, since its examples are one for each context.
-add_task(
-    "squad_v010",
-    "squad/v1.1:3.0.0",
-    [each(squad)],
-    splits=("train", "validation"),
-    postprocess=one_answer,
-    metrics=[metrics.squad],
-)
-add_task(
-    "squad_v010_allanswers",
-    "squad/v1.1:3.0.0",
-    [each(squad)],
-    splits=("train", "validation"),
-    postprocess=answers,
-    metrics=[metrics.squad],
-)
-add_task(
-    "squad_v010_context_free",
-    "squad/v1.1:3.0.0",
-    [each(squad, with_context=False)],
-    splits=("train", "validation"),
-    postprocess=answers,
-    metrics=[metrics.squad],
-)
-add_task(
-    "squad_v010_allanswers_span",
-    "squad/v1.1:3.0.0",
-    [each(squad), spans],
-    splits=("train", "validation"),
-    postprocess=answers_in_context,
-    metrics=[metrics.span_squad],
-)
+# The metrics of squad_v010 see one answer, as in T5.
+for _name, _steps, _postprocess, _metric in (
+    ("", [each(squad)], one_answer, metrics.squad),
+    ("_allanswers", [each(squad)], answers, metrics.squad),
+    ("_context_free", [each(squad, with_context=False)], answers, metrics.squad),
+    ("_allanswers_span", [each(squad), spans], answers_in_context, metrics.span_squad),
+):
+    add_task(
+        f"squad_v010{_name}",
+        "squad/v1.1:3.0.0",
+        _steps,
+        splits=("train", "validation"),
+        postprocess=_postprocess,
+        metrics=[_metric],
+    )
+# T5 gives TriviaQA no metric, because it has an example for each context.
 add_task(
     "trivia_qa_v010",
     "trivia_qa/rc:1.1.0",

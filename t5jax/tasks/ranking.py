@@ -1,14 +1,12 @@
-"""Tasks that are answered with one of a few texts: names of classes, or each example's choices.
+"""Answers of tasks with a few possible texts: names of classes, or each example's choices.
 
-For those a model can be asked which answer it finds likeliest, beside what it writes: it then
-never gives an answer that is none. A task's module declares the texts behind the task:
+`t5jax eval --rank` scores every answer of every example, takes the likeliest, and computes the
+task's metrics of it, as `rank_accuracy` beside `accuracy`. A ranked answer is always valid. A
+task's module declares its answers:
 
     seqio.TaskRegistry.add("sentiment", …)
     set_answers("sentiment", ("negative", "positive"))
     set_answers("record", lambda example: [x.decode() for x in example["entities"]])
-
-and `t5jax eval --rank` scores every answer of every example, takes the best, and computes the
-task's own metrics of it, as `rank_accuracy` beside `accuracy`.
 """
 
 from __future__ import annotations
@@ -16,22 +14,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-# Of an example, with all features that the task's preprocessors left in it.
+# A function of a preprocessed example with all its features.
 AnswersOf = Callable[[Mapping[str, Any]], Sequence[str]]
 
 _ANSWERS: dict[str, tuple[str, ...] | AnswersOf] = {}
 
 
 def set_answers(task: str, answers: Sequence[str] | AnswersOf) -> None:
-    """Declares what a task may be answered with.
+    """Declares a task's possible answers.
 
     Args:
-      task: the name that it is, or will be, registered under.
-      answers: texts as they stand in its targets before tokenization, the same for every example;
-        or a function that gives those of an example, one or more.
+      task: its registered name; it may be registered later.
+      answers: texts as in its targets before tokenization, for all examples; or a function from an
+        example to at least one text.
 
     Raises:
-      ValueError: fewer than two, two alike, or others were declared for this task before.
+      ValueError: fewer than two texts, a repeated text, or the task has other answers already.
     """
     if callable(answers):
         _ANSWERS[task] = answers
@@ -44,10 +42,10 @@ def set_answers(task: str, answers: Sequence[str] | AnswersOf) -> None:
 
 
 def answers_of(task: str) -> tuple[str, ...] | AnswersOf | None:
-    """What was declared for the task; None: nothing."""
+    """The task's declared answers, or None."""
     return _ANSWERS.get(task)
 
 
 def declared() -> Mapping[str, tuple[str, ...] | AnswersOf]:
-    """What was declared for all tasks, by name."""
+    """All declared answers, by task."""
     return _ANSWERS

@@ -1,4 +1,4 @@
-"""seqio's registries, as a run uses them: by name, with its own vocabulary, with users' modules."""
+"""seqio's registries: tasks by name, with a run's vocabulary, and from users' modules."""
 
 from __future__ import annotations
 
@@ -45,10 +45,7 @@ _FILE_TASKS: dict[str, Callable[[Path], seqio.Task]] = {}
 
 
 def add_file_task(kind: str, make: Callable[[Path], seqio.Task]) -> None:
-    """Makes `KIND:FILE` the name of the task that `make` makes of any such file.
-
-    It is made anew each time that it is asked for, and is registered nowhere.
-    """
+    """Makes `KIND:FILE` a name of the unregistered task `make(FILE)`."""
     _FILE_TASKS[kind] = make
 
 
@@ -58,10 +55,11 @@ def task_names() -> list[str]:
 
 
 def get(name: str) -> Provider:
-    """The task or mixture that is registered under the name, or is made of the file in it.
+    """The task or mixture of a name, or of a `KIND:FILE`.
 
-    Raises ValueError with the nearest names for another one; for `KIND:FILE` what is wrong with
-    the file, or FileNotFoundError.
+    Raises:
+      ValueError: an unknown name (the message has the nearest names), or a fault in the file.
+      FileNotFoundError: no such file.
     """
     names = task_names()
     if name in names:
@@ -73,7 +71,7 @@ def get(name: str) -> Provider:
 
 
 def is_known(name: str) -> bool:
-    """Whether it is registered, or of a kind that is made of files."""
+    """Whether the name is registered, or a `KIND:FILE` of a known kind."""
     kind, colon, _ = name.partition(":")
     return name in task_names() or bool(colon and kind in _FILE_TASKS)
 
@@ -89,9 +87,10 @@ def _unknown(name: str) -> str:
 
 
 def listing(pattern: str) -> dict[str, dict[str, str]]:
-    """Tasks with their metrics, and mixtures with their size, whose names fit `pattern` ("glue_*").
+    """Tasks with their metrics, and mixtures with their size, that match `pattern` ("glue_*").
 
-    Raises ValueError, with the nearest names, if there are none.
+    Raises:
+      ValueError: no match; the message has the nearest names.
     """
     names = fnmatch.filter(task_names(), pattern)
     if not names:
@@ -118,7 +117,7 @@ def _metric_name(metric: Callable) -> str:
 
 
 def needs_lengths(provider: Provider) -> bool:
-    """Whether a task of it cuts text to the sequences' lengths, as pre-training objectives do."""
+    """Whether a preprocessor needs sequence lengths, as pre-training objectives do."""
     parameters = [
         inspect.signature(step).parameters.get("sequence_length")
         for task in seqio.get_subtasks(provider)
@@ -130,12 +129,12 @@ def needs_lengths(provider: Provider) -> bool:
 def with_vocabulary(name: str, vocabulary: seqio.Vocabulary) -> Provider:
     """The named task or mixture with every token feature in `vocabulary`.
 
-    What comes back is registered nowhere and keeps its name, its tasks' names and their mixing
-    rates, so metrics appear under the names that users know. Features that hold no tokens
-    (PassThroughVocabulary) stay as they are. A task that caches tokens offline loses its cache,
-    since the ids in it are another vocabulary's, and is preprocessed on the fly.
+    The result is not registered, and keeps its name, its tasks' names and their mixing rates.
+    Features without tokens (PassThroughVocabulary) stay. An offline cache of tokens holds another
+    vocabulary's ids, so the task is preprocessed on the fly.
 
-    Raises ValueError for an unknown name, and for a task that cannot change its vocabulary.
+    Raises:
+      ValueError: an unknown name, or a task whose vocabulary cannot be replaced.
     """
     provider = get(name)
     if isinstance(provider, seqio.Task):
@@ -144,22 +143,22 @@ def with_vocabulary(name: str, vocabulary: seqio.Vocabulary) -> Provider:
     def rate_of(task: seqio.Task) -> float:
         return provider.get_rate(registered[task.name])
 
-    # Flat: a mixture's tasks are those of its submixtures too, and get_rate is what seqio samples
-    # them by. Rates stay functions, since some read the sizes of data sets.
+    # Flat: `tasks` includes submixtures' tasks, and seqio samples them by get_rate. Rates stay
+    # functions, because some read the sizes of data sets.
     registered = {task.name: task for task in provider.tasks}
     for task in registered.values():
         _count_examples(task)
     return seqio.Mixture(
         provider.name,
         [(_task_with_vocabulary(task, vocabulary), rate_of) for task in registered.values()],
-        sample_fn=provider._sample_fn,  # seqio offers no public way to it
+        sample_fn=provider._sample_fn,  # not public in seqio
     )
 
 
 def _count_examples(task: seqio.Task) -> None:
-    """Makes a task whose source does not know its size, such as a text file, count its rows.
+    """Makes a task count its rows if its source does not know its size, as text files do not.
 
-    Rates such as seqio.mixing_rate_num_examples ask for it. They are read once a split, when asked.
+    Rates such as seqio.mixing_rate_num_examples need it. A split is read once, on demand.
     """
     known = task.num_input_examples
 
@@ -191,7 +190,7 @@ def _task_with_vocabulary(task: seqio.Task, vocabulary: seqio.Vocabulary) -> seq
     same = features == dict(task.output_features)
     if same and _sentinels(features) == _sentinels(task.output_features):
         return task
-    # Bytes are equal whatever stands for a span, and a cache of them holds good.
+    # Byte vocabularies with other sentinels are equal, and a cache of bytes stays valid.
     steps = list(task.preprocessors) if same else _uncached(task)
     replaced = task.replace(output_features=features, preprocessors=steps)
     if type(replaced) is not type(task):
@@ -203,7 +202,7 @@ def _task_with_vocabulary(task: seqio.Task, vocabulary: seqio.Vocabulary) -> seq
 
 
 def _sentinels(features: Mapping[str, seqio.Feature]) -> dict[str, Sequence[int]]:
-    """Of features in bytes, the ids that objectives put for spans."""
+    """The sentinels of byte features."""
     return {
         name: list(sentinel_ids(feature.vocabulary))
         for name, feature in features.items()
@@ -212,11 +211,11 @@ def _sentinels(features: Mapping[str, seqio.Feature]) -> dict[str, Sequence[int]
 
 
 def _uncached(task: seqio.Task) -> list:
-    """The task's preprocessors, without an offline cache that is filled after tokenization."""
+    """The task's preprocessors without an offline cache of tokens."""
     steps = list(task.preprocessors)
     for i, step in enumerate(steps):
         if isinstance(step, seqio.CacheDatasetPlaceholder):
-            # seqio hands the vocabularies to those steps that have this argument.
+            # A step with this argument gets the vocabularies from seqio: it may tokenize.
             if any("output_features" in inspect.signature(s).parameters for s in steps[:i]):
                 if step.required:
                     raise ValueError(
@@ -231,13 +230,13 @@ def _uncached(task: seqio.Task) -> list:
 def evaluator(
     provider: Provider, feature_converter: seqio.FeatureConverter, **options: object
 ) -> seqio.Evaluator:
-    """A seqio.Evaluator, with its options, of a provider that need not be registered.
+    """A seqio.Evaluator of a provider that need not be registered.
 
-    seqio's takes a name, which it looks up while it is made and never again: the provider is
-    registered for that moment, under a name of its own. Results have the names of its tasks.
+    seqio.Evaluator looks a name up in its constructor, so the provider is registered temporarily
+    under a unique name. Results have the names of its tasks.
     """
     if isinstance(provider, seqio.Task):
-        # Read once: TensorFlow would fill a cache, and complain where only the first are taken.
+        # Without TensorFlow's cache, which warns if only the first examples are read.
         provider = copy.copy(provider)
         read: Any = functools.partial(provider.get_dataset, try_in_mem_cache=False)
         setattr(provider, "get_dataset", read)  # noqa: B010
@@ -253,11 +252,11 @@ def evaluator(
 def seqio_vocabulary(vocabulary: Vocabulary) -> seqio.Vocabulary:
     """seqio's vocabulary with the same ids.
 
-    seqio reads SentencePiece models from files: the vocabulary's own where it still holds the
-    same model, else a copy that is deleted when the process ends. A tokenizer.json and added
-    tokens, which seqio does not know, are wrapped.
+    seqio reads SentencePiece models from files: the vocabulary's file if it still holds the same
+    model, else a copy that is deleted at exit. tokenizer.json and added tokens are wrapped.
 
-    Raises TypeError for anything else.
+    Raises:
+      TypeError: an unknown class of vocabulary.
     """
     if isinstance(vocabulary, TokenizerJsonVocabulary | AddedTokensVocabulary):
         return WrappedVocabulary(vocabulary)
@@ -267,7 +266,7 @@ def seqio_vocabulary(vocabulary: Vocabulary) -> seqio.Vocabulary:
         raise TypeError(f"seqio has no vocabulary like {vocabulary!r}")
     if vocabulary.path is not None and vocabulary.path.is_file():
         theirs = seqio.SentencePieceVocabulary(str(vocabulary.path), vocabulary.extra_ids)
-        # seqio keeps the model that it first read under a path, whatever is there by now.
+        # seqio caches models by path, even if the file has changed.
         if _same_model(theirs, vocabulary):
             return theirs
     return seqio.SentencePieceVocabulary(str(_model_file(vocabulary.model)), vocabulary.extra_ids)
@@ -292,12 +291,16 @@ def _model_file(model: bytes) -> Path:
 
 
 def load_modules(names: Sequence[str]) -> Mapping[str, ModuleType]:
-    """Imports users' task modules, by dotted name or as the path of a .py file, each once.
+    """Imports users' task modules, each once, by dotted name or path of a .py file.
 
-    One that registers nothing is told on stderr.
+    Warns on stderr of a module that registers nothing.
 
-    Returns the modules by the given names. Raises ValueError, naming the module, the cause and
-    the line, for the first that cannot be imported, and for a mixture with the name of a task.
+    Returns:
+      The modules by the given names.
+
+    Raises:
+      ValueError: a module cannot be imported (names module, cause and line), or a mixture has the
+        name of a task.
     """
     modules = {name: _load_module(name) for name in names}
     if both := sorted(set(seqio.TaskRegistry.names()) & set(seqio.MixtureRegistry.names())):
@@ -323,7 +326,7 @@ def _load_module(name: str) -> ModuleType:
 
 
 def _registered() -> tuple[object, ...]:
-    """All that a module can add to."""
+    """Everything that a module can register."""
     return task_names(), dict(ranking.declared()), dict(_FILE_TASKS)
 
 
@@ -334,14 +337,14 @@ def _why(error: Exception) -> str:
         cause += f": there is a {taken[1]!r} already; register it under another name"
     if missing := re.search(r"name not registered: (\S+)", cause):
         cause += f": {_unknown(missing[1])}"
-    # Without a line of its own the module was not found.
+    # Without a line in a user's code, the module was not found.
     named = f": {place}" if place else " (a dotted name, or a path that ends in .py)"
     return f"{named}: {cause}"
 
 
 def _load_file(path: Path) -> ModuleType:
     path = path.resolve()
-    # One file, one module: running it twice would register its tasks twice, which seqio refuses.
+    # One module per file: running it twice would register its tasks twice, which seqio refuses.
     key = f"t5jax_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     if key in sys.modules:
         return sys.modules[key]

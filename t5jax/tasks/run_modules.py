@@ -1,8 +1,8 @@
-"""A run's own task modules, found again wherever it lies and wherever the command is started.
+"""A run's task modules, found from any working directory and in a moved run.
 
-A run's config.yaml names `.py` files by absolute path, and the run keeps a copy of each. The file
-itself comes first, since it may have been worked on; the copy serves a run that was moved to where
-that file is not. A module that reads files beside its own wants to be named with --modules there.
+A run's config.yaml names `.py` files by absolute path, and the run keeps a copy of each. The
+original file is preferred, since it may have been edited; the copy serves a run that was moved to
+another machine. There, a module that reads files beside itself must be named with --modules.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from t5jax.tasks import registry
 
 
 def absolute(modules: Sequence[str]) -> tuple[str, ...]:
-    """Files by absolute path; dotted names as they are."""
+    """Files by absolute path; dotted names unchanged."""
     return tuple(str(user_path(name)) if name.endswith(".py") else name for name in modules)
 
 
 def copies(modules: Sequence[str]) -> dict[str, bytes]:
-    """The modules that are files, by absolute path, as files of a run's folder."""
+    """The run folder's copies of modules that are files: name -> content."""
     return {
         str(_copy(Path(), name)): Path(name).read_bytes()
         for name in modules
@@ -32,9 +32,10 @@ def copies(modules: Sequence[str]) -> dict[str, bytes]:
 
 
 def load_of_run(checkpoint: str | Path, tasks: Sequence[str]) -> None:
-    """Loads the modules of the run that a checkpoint is of, if a task is unknown without them.
+    """Loads the modules of a checkpoint's run, if a task is unknown without them.
 
-    Raises ValueError for a module that is gone, or that cannot be imported.
+    Raises:
+      ValueError: a module is missing, or cannot be imported.
     """
     unknown = [name for name in tasks if not registry.is_known(name)]
     place = Path(checkpoint)
@@ -52,7 +53,7 @@ def load_of_run(checkpoint: str | Path, tasks: Sequence[str]) -> None:
 
 
 def there(run_dir: Path, modules: Sequence[str]) -> list[str]:
-    """The modules, with the run's copy in place of a file that is gone."""
+    """The modules, with the run's copy in place of a missing file."""
     return [
         str(copy) if name.endswith(".py") and not Path(name).is_file() and copy.is_file() else name
         for name, copy in ((name, _copy(run_dir, name)) for name in modules)
@@ -60,5 +61,5 @@ def there(run_dir: Path, modules: Sequence[str]) -> list[str]:
 
 
 def _copy(folder: Path, name: str) -> Path:
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]  # two may be called alike
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]  # file names may repeat
     return folder / MODULES / f"{Path(name).stem}-{digest}.py"

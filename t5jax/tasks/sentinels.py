@@ -1,4 +1,4 @@
-"""The ids that objectives put for spans, of seqio's vocabularies and of ours."""
+"""The sentinels of seqio's vocabularies and of ours."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from t5jax.vocabulary import ByteVocabulary
 
 
 def sentinel_ids(vocabulary: seqio.Vocabulary) -> Sequence[int]:
-    """The ids of `<extra_id_0>`, `<extra_id_1>`, …; none where the vocabulary has none.
+    """The ids of `<extra_id_0>`, `<extra_id_1>`, …; empty if the vocabulary has none.
 
-    As T5's `sentinel_id`, from the last id of the vocabulary downwards: the extra ids, the pieces
-    of that name that mT5's models hold, or of bytes without extra ids the bytes, as ByT5.
+    As in T5's `sentinel_id`, they descend from the last id: the extra ids, mT5's pieces of that
+    name, or ByT5's last bytes without extra ids.
     """
     if isinstance(vocabulary, WrappedBytes | WrappedVocabulary):
         return vocabulary.wrapped.sentinel_ids

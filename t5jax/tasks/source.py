@@ -1,4 +1,4 @@
-"""What the tasks of words share: a seqio source over rows in memory, and splits by word."""
+"""Common parts of the word tasks: a seqio source over rows in memory, and splits by word."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from t5jax.tasks.wrapped import WrappedBytes
 from t5jax.vocabulary import ByteVocabulary
 
 SPLITS = ("train", "validation", "test")
-_SEPARATOR = "\t"  # between the answers of a row, which hold none
+_SEPARATOR = "\t"  # between a row's answers, which hold no tab
 
 
 class Row(NamedTuple):
-    """One example: `{prefix}: {word}` asks, `answer` is trained on, any of `answers` is right."""
+    """An example: inputs `{prefix}: {word}`, target `answer`, and all right `answers`."""
 
     prefix: str
     word: str
@@ -32,16 +32,16 @@ Table = Mapping[str, Sequence[Row]]  # split -> rows
 
 
 def split_of(word: str) -> str:
-    """The split a word belongs to, in every task and every process: 5 % validation, 5 % test."""
+    """A word's split, the same in all tasks and processes: 5 % validation, 5 % test."""
     place = _place(word)
     return "train" if place >= 0.10 else "validation" if place < 0.05 else "test"
 
 
 def shuffled(rows: Iterable[Row]) -> list[Row]:
-    """The rows in an order that looks random and is always the same.
+    """The rows in a fixed pseudo-random order.
 
-    Dictionaries are sorted: a shuffle buffer smaller than the data would give batches of one
-    letter, and the first examples of a split would be no sample of it.
+    Dictionaries are sorted: with a shuffle buffer smaller than the data, batches would have words
+    of one letter, and the first examples of a split would not be a sample.
     """
     return sorted(rows, key=lambda row: (_place(f"{row.prefix}: {row.word}"), row))
 
@@ -54,9 +54,10 @@ def _place(text: str) -> float:
 
 
 def data_file(distribution: str, name: str) -> Path:
-    """The path of a data file in an installed distribution, whose module is not imported.
+    """The path of a data file in an installed distribution, without importing it.
 
-    Raises FileNotFoundError, with what to install, where it is missing.
+    Raises:
+      FileNotFoundError: it is missing; the message says what to install.
     """
     try:
         path = Path(str(metadata.distribution(distribution).locate_file(name)))
@@ -70,14 +71,13 @@ def data_file(distribution: str, name: str) -> Path:
 
 
 class TableSource(seqio.DataSource):
-    """A seqio source of rows in memory, in a fixed order, which is cut into any number of shards.
+    """A seqio source of rows in memory, in a fixed order, with any number of shards.
 
-    Its examples are strings: `prefix`, `word`, `answer`, and `answers`, joined by tabs.
+    Examples are strings: `prefix`, `word`, `answer`, and `answers`, joined by tabs.
 
     Args:
-      read: returns the rows of every split; called at the first use, so that a task costs nothing
-        until then.
-      splits: their names.
+      read: returns the rows of every split; called on first use.
+      splits: the splits' names.
     """
 
     def __init__(self, read: Callable[[], Table], splits: Sequence[str] = SPLITS):
@@ -104,8 +104,8 @@ class TableSource(seqio.DataSource):
     ) -> tf.data.Dataset:
         """Every num_shards-th row of the split, from shard_info.index on.
 
-        `shuffle` and `seed` change nothing here: the rows lie in a random order already, and the
-        task's shuffle buffer mixes them anew each epoch.
+        `shuffle` and `seed` are ignored: rows are in random order already, and the task's shuffle
+        buffer shuffles each epoch.
         """
         rows = self._read()[split]
         if shard_info is not None:
@@ -116,16 +116,16 @@ class TableSource(seqio.DataSource):
             "answer": [row.answer for row in rows],
             "answers": [_SEPARATOR.join(row.answers) for row in rows],
         }
-        # Whole columns at once: a Python generator would be called for every row of every epoch.
+        # Columns of tensors: a Python generator would run for every row of every epoch.
         return tf.data.Dataset.from_tensor_slices(
             {name: tf.constant(column, tf.string, [len(rows)]) for name, column in columns.items()}
         )
 
 
 def text_to_text(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """seqio preprocessor: rows to `inputs`, `targets` (strings) and `references` (string [n]).
+    """seqio preprocessor: rows -> `inputs`, `targets` (strings) and `references` (string [n]).
 
-    `references` are all the right answers; seqio passes them by the model to the metrics.
+    `references` are all right answers, which seqio passes to the metrics.
     """
 
     def convert(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -139,11 +139,11 @@ def text_to_text(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def references(example: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """The right answers of an example that text_to_text made and seqio gave back as numpy."""
+    """The right answers of an example of `text_to_text`, as numpy."""
     return tuple(answer.decode("utf-8") for answer in example["references"])
 
 
 def output_features() -> dict[str, seqio.Feature]:
-    """`inputs` and `targets` in bytes, both ended by EOS; a run puts its own vocabulary instead."""
+    """`inputs` and `targets` in bytes, both with EOS; a run replaces the vocabulary."""
     vocabulary = WrappedBytes(ByteVocabulary())
     return {name: seqio.Feature(vocabulary, add_eos=True) for name in ("inputs", "targets")}

@@ -7,8 +7,8 @@ import tensorflow as tf
 from t5jax.tasks.metrics import rouge
 from t5jax.tasks.text import Row, add_task, each
 
-# Task, data set, and the fields of the text and its summary. The first is T5's; the others have its
-# format and the version of their data set as theirs.
+# Task, data set, and the fields of the text and its summary. The first is T5's; the others use its
+# format and are named after their data set's version.
 TASKS = (
     ("cnn_dailymail_v002", "cnn_dailymail:3.4.0", "article", "highlights"),
     ("xsum_v110", "xsum:1.1.0", "document", "summary"),
@@ -18,7 +18,7 @@ TASKS = (
 
 
 def summarize(row: Row, text: str, summary: str) -> dict[str, tf.Tensor]:
-    """A row to `summarize: ` and its field `text`, and its field `summary`."""
+    """A row -> `summarize: ` and its field `text`; the target is its field `summary`."""
     return {
         "inputs": tf.strings.join(["summarize:", row[text]], separator=" "),
         "targets": row[summary],

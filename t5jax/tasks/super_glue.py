@@ -1,4 +1,4 @@
-"""SuperGLUE as text, and definite pronoun resolution (DPR), which trains what its WSC asks.
+"""SuperGLUE as text, and definite pronoun resolution (DPR), more training data for its WSC.
 
 boolq passage: … question: …                         ->  True
 multirc question: … answer: … paragraph: …           ->  False
@@ -8,15 +8,12 @@ wsc: The dog wagged *its* tail                       ->  The dog
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import tensorflow as tf
 
 from t5jax.tasks import metrics
 from t5jax.tasks.behind_sentinel import with_sentinel
-from t5jax.tasks.glue import classify, named_fields
+from t5jax.tasks.glue import Classification, classify, named_fields
 from t5jax.tasks.metrics import (
-    Metric,
     accuracy,
     mean_multiclass_f1,
     multirc_exact_match,
@@ -24,7 +21,6 @@ from t5jax.tasks.metrics import (
 )
 from t5jax.tasks.postprocessors import label_index, multirc, record, referent
 from t5jax.tasks.ranking import set_answers
-from t5jax.tasks.source import SPLITS
 from t5jax.tasks.text import UNKNOWN, Row, add_task, each, escaped, label_text
 
 _BOOLEAN = ("False", "True")
@@ -32,30 +28,19 @@ _ENTAILMENT = ("entailment", "not_entailment")
 _CB = ("entailment", "contradiction", "neutral")
 
 
-class SuperGlue(NamedTuple):
-    """A task of SuperGLUE, as TFDS has it and T5 writes it."""
-
-    name: str
-    fields: tuple[str, ...]
-    labels: tuple[str, ...]
-    metrics: tuple[Metric, ...] = (accuracy,)
-    prefix: str = ""  # the name, unless it is cast as another task
-    splits: tuple[str, ...] = SPLITS
-
-
 TASKS = (
-    SuperGlue("boolq", ("passage", "question"), _BOOLEAN),
-    SuperGlue("cb", ("hypothesis", "premise"), _CB, (mean_multiclass_f1(3), accuracy)),
-    SuperGlue("copa", ("choice1", "choice2", "premise", "question"), ("choice1", "choice2")),
-    SuperGlue("rte", ("hypothesis", "premise"), _ENTAILMENT),
-    SuperGlue("wic", ("sentence1", "sentence2", "word"), _BOOLEAN),
-    SuperGlue("axb", ("hypothesis", "premise"), _ENTAILMENT, (), "rte", ("test",)),
-    SuperGlue("axg", ("hypothesis", "premise"), _ENTAILMENT, (), "rte", ("test",)),
+    Classification("boolq", ("passage", "question"), _BOOLEAN),
+    Classification("cb", ("hypothesis", "premise"), _CB, (mean_multiclass_f1(3), accuracy)),
+    Classification("copa", ("choice1", "choice2", "premise", "question"), ("choice1", "choice2")),
+    Classification("rte", ("hypothesis", "premise"), _ENTAILMENT),
+    Classification("wic", ("sentence1", "sentence2", "word"), _BOOLEAN),
+    Classification("axb", ("hypothesis", "premise"), _ENTAILMENT, (), "rte", ("test",)),
+    Classification("axg", ("hypothesis", "premise"), _ENTAILMENT, (), "rte", ("test",)),
 )
 
 
 def broad_coverage(row: Row) -> dict[str, tf.Tensor]:
-    """AX-b calls its sentences otherwise than RTE, as which it is read."""
+    """AX-b with the field names of RTE."""
     return {
         "premise": row["sentence1"],
         "hypothesis": row["sentence2"],
@@ -65,9 +50,9 @@ def broad_coverage(row: Row) -> dict[str, tf.Tensor]:
 
 
 def judge_answer(row: Row) -> dict[str, tf.Tensor]:
-    """MultiRC: whether an answer is right; its paragraphs' HTML is taken out.
+    """MultiRC: whether an answer is right; HTML in paragraphs is removed.
 
-    `idx/paragraph`, `idx/question` and `idx/answer` go to the metrics.
+    Metrics use `idx/paragraph`, `idx/question` and `idx/answer`.
     """
     text = named_fields(row, "multirc", ("question", "answer", "paragraph"))
     text = tf.strings.regex_replace(text, "<br>", " ")
@@ -79,10 +64,10 @@ def judge_answer(row: Row) -> dict[str, tf.Tensor]:
 
 
 def fill_placeholder(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """ReCoRD: an example for each right answer, or one with `<unk>` where none is published.
+    """ReCoRD: an example for each right answer, or one with `<unk>` if none is published.
 
-    The highlights of a passage become sentences of it. `answers` (string [n]), `idx/passage` and
-    `idx/query` go to the metrics, `entities` (string [m]) may be ranked.
+    A passage's highlights become sentences. Metrics use `answers` (string [n]), `idx/passage` and
+    `idx/query`; `entities` (string [m]) can be ranked.
     """
 
     def ask(row: Row) -> tf.data.Dataset:
@@ -106,7 +91,7 @@ def fill_placeholder(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def mark_spans(row: Row) -> dict[str, tf.Tensor]:
-    """WSC as T5's first format had it: ` * ` around the noun, ` # ` around the pronoun."""
+    """WSC in T5's first format: ` * ` around the noun, ` # ` around the pronoun."""
 
     def mark(text: tf.Tensor, span: tf.Tensor, index: tf.Tensor, sign: str) -> tf.Tensor:
         before = tf.strings.join([r"^((?:\S+\s){", tf.strings.as_string(index), "})"])
@@ -115,7 +100,7 @@ def mark_spans(row: Row) -> dict[str, tf.Tensor]:
 
     noun, pronoun = row["span1_index"], row["span2_index"]
     text = mark(row["text"], row["span1_text"], noun, "*")
-    # The two signs are words as well.
+    # The two signs count as words.
     text = mark(text, row["span2_text"], pronoun + 2 * tf.cast(noun < pronoun, tf.int32), "#")
     return {
         "inputs": tf.strings.join(["wsc text:", text], separator=" "),
@@ -125,14 +110,13 @@ def mark_spans(row: Row) -> dict[str, tf.Tensor]:
 
 
 def resolve_pronoun(row: Row) -> dict[str, tf.Tensor]:
-    """WSC in T5's simple format: `*` around the pronoun, and the noun is asked for.
+    """WSC in T5's simple format: `*` around the pronoun; the target is the noun.
 
-    Two rows of the data have the pronoun's place wrong, or a comma in its word: the word nearest to
-    the place that begins with the pronoun is marked, and what follows it stands apart. `label` says
-    whether the noun is the right one.
+    Two rows have a wrong place of the pronoun, or a comma in its word. So the nearest word that
+    begins with the pronoun is marked, and its rest is split off. `label`: the noun is right.
     """
     words = tf.strings.split(row["text"], " ")
-    # Of a longer word ("item" for "it") the rest would begin with a letter.
+    # Not a longer word, such as "item" for "it", whose rest begins with a letter.
     pattern = tf.strings.join(["^", escaped(row["span2_text"]), r"(\W.*)?$"])
     fits = tf.strings.regex_replace(words, pattern, "") != words
     far = tf.size(words)
@@ -144,7 +128,7 @@ def resolve_pronoun(row: Row) -> dict[str, tf.Tensor]:
     text = tf.strings.reduce_join(tf.where(here, tf.strings.strip(mark), words), separator=" ")
     alone = tf.reduce_any(here & (words == row["span2_text"]))
     return {
-        # The row with the comma also ends in a blank, which T5 drops there and nowhere else.
+        # The row with the comma also ends in a space, which T5 drops only there.
         "inputs": tf.strings.join(
             ["wsc:", tf.where(alone, text, tf.strings.strip(text))], separator=" "
         ),
@@ -155,12 +139,12 @@ def resolve_pronoun(row: Row) -> dict[str, tf.Tensor]:
 
 
 def right_ones(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The rows whose label is 1: whose noun is the one that the pronoun stands for."""
+    """The rows with label 1: the pronoun refers to the noun."""
     return dataset.filter(lambda row: tf.equal(row["label"], 1))
 
 
 def resolve_candidates(row: Row) -> dict[str, tf.Tensor]:
-    """DPR in the same format: the first place of the pronoun is marked."""
+    """DPR in the same format, with the first occurrence of the pronoun marked."""
     pattern = tf.strings.join([" (", row["pronoun"], r")( |\.|,)"])
     text = tf.strings.regex_replace(row["sentence"], pattern, r" *\1*\2", replace_global=False)
     return {

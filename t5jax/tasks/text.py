@@ -1,4 +1,4 @@
-"""What T5's text-to-text tasks share: data sets of TFDS, and the way from their rows to ids."""
+"""Common parts of T5's text-to-text tasks: TFDS data sets, and preprocessing to ids."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from t5jax.tasks.source import SPLITS, output_features
 Row = Mapping[str, tf.Tensor]
 Preprocessor = Callable[..., tf.data.Dataset]
 
-UNKNOWN = "<unk>"  # T5's target of a row whose label is not published
+UNKNOWN = "<unk>"  # T5's target if the label is not published
 
 
 class TfdsSource(seqio.TfdsDataSource):
-    """A TFDS data set that is read only if it is prepared, and downloads nothing.
+    """A prepared TFDS data set; nothing is downloaded.
 
     Args:
-      name: with its version, and its config where it has several: `glue/cola:1.0.0`.
-      splits: those that it has, so that they are known without it.
+      name: its name, config and version: `glue/cola:1.0.0`.
+      splits: its splits, which are then known without the data.
     """
 
     def __init__(self, name: str, splits: Sequence[str] = SPLITS):
@@ -29,10 +29,10 @@ class TfdsSource(seqio.TfdsDataSource):
         self.name = name
 
     def get_dataset(self, *args: object, **options: object) -> tf.data.Dataset:
-        """The rows of a split. Raises ValueError, with what to do, if they are not prepared."""
+        """The rows of a split. Raises ValueError, with the remedy, if they are not prepared."""
         try:
             return super().get_dataset(*args, **options)
-        except AssertionError as missing:  # what TFDS raises for it
+        except AssertionError as missing:  # TFDS's error
             raise ValueError(
                 f"the TFDS data set {self.name} is not prepared in "
                 f"{self.tfds_dataset.builder.data_dir}; set TFDS_DATA_DIR to where it is, or "
@@ -40,7 +40,7 @@ class TfdsSource(seqio.TfdsDataSource):
             ) from missing
 
     def num_input_examples(self, split: str) -> int | None:
-        """The rows of a split; None where they are not prepared."""
+        """The number of rows of a split; None if they are not prepared."""
         known = self.tfds_dataset.info.splits
         return known[split].num_examples if split in known else None
 
@@ -70,17 +70,17 @@ def add_task(
     on_ids: Sequence[Preprocessor] = (),
     end: Sequence[Preprocessor] = (seqio.preprocessors.append_eos_after_trim,),
 ) -> seqio.Task:
-    """Registers a task whose rows are a TFDS data set's.
+    """Registers a task over a TFDS data set.
 
     Args:
-      name: the task's.
-      dataset: its name in TFDS.
-      steps: preprocessors from rows to `inputs` and `targets`, as text.
-      splits: of the data set.
-      postprocess: from a text to what the metrics compare, as seqio wants it.
+      name: the task's name.
+      dataset: the data set's name in TFDS.
+      steps: preprocessors from rows to `inputs` and `targets` as text.
+      splits: the data set's splits.
+      postprocess: a seqio postprocessor, from a text to the values that metrics compare.
       metrics: functions of targets and predictions.
-      on_ids: preprocessors after tokenization, and after what an offline cache holds.
-      end: what ends the sequences.
+      on_ids: preprocessors after tokenization and an offline cache.
+      end: preprocessors that end the sequences.
     """
     return seqio.TaskRegistry.add(
         name,
@@ -104,15 +104,15 @@ def label_text(label: tf.Tensor, labels: Sequence[str]) -> tf.Tensor:
 
 
 def spaced(text: tf.Tensor) -> tf.Tensor:
-    """ASCII punctuation between blanks, and any white space as one blank; T5's for questions."""
+    """Spaces around ASCII punctuation, and white space as single spaces; T5's for questions."""
     return one_blank(tf.strings.regex_replace(text, r"([[:punct:]])", r" \1 "))
 
 
 def one_blank(text: tf.Tensor) -> tf.Tensor:
-    """Every run of white space as one blank, also at the ends."""
+    """Every run of white space as one space, also at the ends."""
     return tf.strings.regex_replace(text, r"\s+", " ")
 
 
 def escaped(text: tf.Tensor) -> tf.Tensor:
-    """A regular expression that matches the text alone."""
+    """A regular expression that matches exactly the text."""
     return tf.strings.regex_replace(text, r"([[:punct:]])", r"\\\1")

@@ -22,7 +22,7 @@ TASKS = (
 
 
 def translate(row: Row, source: str, target: str) -> dict[str, tf.Tensor]:
-    """A row with a text in each language, by its code, to a source with what to do and a target."""
+    """A row of texts by language code -> the source with T5's prefix, and the target."""
     prefix = f"translate {LANGUAGES[source]} to {LANGUAGES[target]}: "
     return {"inputs": tf.strings.join([prefix, row[source]]), "targets": row[target]}
 

@@ -1,6 +1,6 @@
-"""WNLI as T5's WSC asks: the pronoun of the premise is marked, and its noun is to be named.
+"""WNLI in the format of T5's WSC: the premise's pronoun is marked, the target is its noun.
 
-A row says neither. Its hypothesis is the premise's sentence with the noun in the pronoun's place:
+A row has neither. Its hypothesis is the premise's sentence with the noun for the pronoun:
 
   premise     The fish ate the worm. It was tasty.   ->  wsc: The fish ate the worm. *It* was tasty.
   hypothesis  The worm was tasty.                    ->  The worm
@@ -20,10 +20,7 @@ _ENDS = (".", ",", "?", "!")
 
 
 def resolve_hypothesis(row: Row) -> dict[str, tf.Tensor]:
-    """A row of WNLI to the question and its noun; `label` says whether the noun is the right one.
-
-    A row whose noun is not found has the target `<unk>`.
-    """
+    """A row of WNLI -> the question and its noun, or `<unk>`; `label`: the noun is right."""
     inputs, targets = tf.numpy_function(
         _question, [row["sentence1"], row["sentence2"]], (tf.string, tf.string)
     )
@@ -43,10 +40,9 @@ def _question(premise: bytes, hypothesis: bytes) -> tuple[bytes, bytes]:
 
 
 def question(premise: str, hypothesis: str) -> tuple[str, str]:
-    """The premise with its pronoun marked, and the noun that the hypothesis has in its place.
+    """The premise with its pronoun marked, and the noun in its place in the hypothesis.
 
-    Of several pronouns the one counts around which most words are the hypothesis's too, the first
-    of those.
+    Of several pronouns, the first one with most surrounding words in the hypothesis counts.
     """
     words, said = _words(premise), _words(hypothesis)
     places = [place for place, word in enumerate(words) if word in _PRONOUNS]
@@ -64,22 +60,22 @@ def _words(text: str) -> list[str]:
 
 
 def _shared(words: Sequence[str], said: Sequence[str], place: int) -> tuple[int, int]:
-    """How many words before and after the place the hypothesis has in a row too."""
+    """How many words just before and after the place the hypothesis also has in a row."""
     before = _longest(words[:place][::-1], " ".join(said[::-1]))
     return before, _longest(words[place + 1 :], " ".join(said))
 
 
 def _longest(words: Sequence[str], text: str) -> int:
-    """How many of the first words are in the text, one after the other."""
+    """How many of the first words the text has in a row."""
     fits = (n for n in range(len(words)) if " ".join(words[: n + 1]) not in text)
     return next(fits, len(words))
 
 
 def _noun(words: Sequence[str], said: str, place: int, before: int, after: int) -> str:
-    """What the hypothesis has between the words around the pronoun; "" for nothing."""
+    """The hypothesis's words between those around the pronoun, or ""."""
     if not before + after:
         return ""
-    # Without one word shared before it, all of them are asked for, which seldom are there.
+    # Without a shared word before it, the pattern has all of them, which seldom match.
     left = [re.escape(word) for word in words[place - before if before else 0 : place]]
     right = [re.escape(word) for word in words[place + 1 : place + 1 + after]]
     # Between both; at the hypothesis's beginning; at its end.
@@ -92,7 +88,7 @@ def _noun(words: Sequence[str], said: str, place: int, before: int, after: int) 
 
 
 def _as_written(noun: str, hypothesis: str) -> str:
-    """The noun with the hypothesis's capitals, never as a possessive."""
+    """The noun in the hypothesis's case, without a possessive ending."""
     if not noun:
         return ""
     pattern = " ".join(rf"{re.escape(word)}[.,?!]?" for word in noun.split(" "))

@@ -1,4 +1,4 @@
-"""Vocabularies of ours that seqio has none like."""
+"""Our vocabularies as seqio's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from t5jax.vocabulary import ByteVocabulary, Vocabulary
 
 
 class WrappedBytes(seqio.ByteVocabulary):
-    """seqio's bytes, equal to those of as many extra ids, with the sentinels of ours."""
+    """seqio's byte vocabulary with our sentinels; equal to one with as many extra ids."""
 
     def __init__(self, vocabulary: ByteVocabulary):
         super().__init__(extra_ids=vocabulary.extra_ids)
@@ -20,10 +20,10 @@ class WrappedBytes(seqio.ByteVocabulary):
 
 
 class WrappedVocabulary(seqio.Vocabulary):
-    """A vocabulary of ours in seqio's shape. Equal ones wrap equal ones.
+    """Our vocabulary as a seqio vocabulary. Wrappers of equal vocabularies are equal.
 
-    In a tf.data pipeline the text is tokenized in Python: one text at a time in a process, and not
-    in a graph that is saved or sent to another machine.
+    tf.data tokenizes in Python: one text at a time in a process, and not in a saved graph or on
+    another machine.
     """
 
     def __init__(self, vocabulary: Vocabulary):
@@ -48,8 +48,7 @@ class WrappedVocabulary(seqio.Vocabulary):
 
     @property
     def _base_vocab_size(self) -> int:
-        # With the sentinels, as seqio's SentencePiece has it: ids from here on are decoded as
-        # unknown.
+        # Includes sentinels, as in seqio's SentencePiece; ids beyond it decode as unknown.
         return self.wrapped.vocab_size
 
     def _encode(self, s: str) -> Sequence[int]:
@@ -76,7 +75,7 @@ class WrappedVocabulary(seqio.Vocabulary):
         return text
 
     def _encode_bytes(self, text: bytes | np.ndarray) -> np.ndarray:
-        # Bytes from a graph, an array of rank 0 from an eager call.
+        # A graph passes bytes, an eager call an array of rank 0.
         utf8 = text if isinstance(text, bytes) else text.item()
         return np.array(self.wrapped.encode(utf8.decode("utf-8", errors="replace")), np.int32)
 

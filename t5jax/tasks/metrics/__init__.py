@@ -1,9 +1,8 @@
-"""Metrics: functions of targets and predictions, as seqio's `metric_fns` want them.
+"""Metrics: functions of targets and predictions, for seqio's `metric_fns`.
 
-Each is a `Metric` and can be called; its `about` says what it measures. Values have the scale
-that papers and the library underneath print them in: those of T5's tasks, BLEU, chrF and ROUGE 0
-to 100; exact match, areas under curves and the rates of errors fractions. All raise ValueError for
-no targets at all and for lists of different lengths. An empty prediction is a prediction.
+Each is a callable `Metric`, described by its `about`. T5 task metrics, BLEU, chrF and ROUGE: 0-100.
+Exact match, areas under curves and error rates: 0-1. All raise ValueError for no targets and for
+lists of different lengths. An empty prediction is a prediction.
 
 A metric is declared in its file by `built_in`, and is then an attribute of this package.
 """
@@ -63,7 +62,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A built-in metric, which its own file declares: `from t5jax.tasks.metrics import bleu`."""
+    """A built-in metric: `from t5jax.tasks.metrics import bleu`."""
     if name in METRICS:
         return METRICS[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,11 +1,11 @@
-"""What a metric is: a statistic of each example, and the values that all of them together give.
+"""`Metric`: a row of statistics for each example, and the values of all rows.
 
-Statistics of parts of a data set (shards, hosts) merge into those of the whole, and confidence
-intervals draw from them again without looking at a text twice. Three kinds:
+Statistics of shards merge, and confidence intervals resample them without processing texts again.
+Three kinds:
 
 - `Metric`: rows of numbers that are summed (counts, n-gram matches, scores with their number);
-- `Grouped`: rows that make one row a group first (all answers to one question);
-- `Pooled`: rows that all have to be there at once (the ranks of a correlation).
+- `Grouped`: rows that are first combined to a row per group (all answers to one question);
+- `Pooled`: rows that are needed together (ranks of a correlation).
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ M = TypeVar("M", bound="Metric")
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A function of targets and predictions, as seqio's `metric_fns` want it, made of two.
+    """A function of targets and predictions for seqio's `metric_fns`.
 
     Args:
-      name: what `t5jax compare --metric` calls it.
-      about: what it measures, on which scale, by which definition.
-      example: a target and a prediction -> the example's row, K numbers.
+      name: its name for `t5jax compare --metric`.
+      about: its measure, scale and definition.
+      example: (target, prediction) -> the example's row, K numbers.
       value: float64[K], the sum of all rows -> values by name.
-      signature: all targets -> what a paper should quote beside the value; None: nothing.
+      signature: all targets -> the settings that a paper should quote; None: none.
 
-    Raises ValueError, when called, for no targets at all and for other numbers of predictions.
+    Raises:
+      ValueError: when called with no targets, or another number of predictions.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Metric:
         return self.statistics(targets, predictions).compute()
 
     def statistics(self, targets: Sequence[Any], predictions: Sequence[Any]) -> Statistics:
-        """Of these examples, which may be a part of all."""
+        """The statistics of some examples."""
         return Statistics(self, self.reduce(self.rows(targets, predictions)))
 
     def rows(self, targets: Sequence[Any], predictions: Sequence[Any]) -> list[Row]:
@@ -62,11 +63,11 @@ class Metric:
         return [tuple(self.example(t, p)) for t, p in zip(targets, predictions, strict=True)]
 
     def reduce(self, rows: Sequence[Row]) -> list[Row]:
-        """The fewest rows that give the same values, alone and merged with others."""
+        """The fewest rows with the same values, alone and merged with other rows."""
         return [tuple(np.sum(np.asarray(rows, np.float64), axis=0).tolist())]
 
     def units(self, rows: Sequence[Row]) -> np.ndarray:
-        """Rows -> an array of what is drawn when resampling: float64[U, K]; an example each."""
+        """Rows -> the units of resampling, float64[U, K]: by default one an example."""
         return np.asarray(rows, np.float64)
 
     def of_units(self, units: np.ndarray, counts: np.ndarray) -> dict[str, float]:
@@ -76,11 +77,11 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True)
 class Grouped(Metric):
-    """A metric whose rows begin with a group: None, or something hashable.
+    """A metric whose rows begin with a hashable group, or None.
 
-    A group's rows, wherever its examples were, become one row by `group`, of K numbers; `value`
-    takes the sum of those. Rows without a group (None) are one each. Resampling draws groups,
-    since the examples of one are not independent.
+    `group` combines a group's rows to one row of K numbers; `value` takes the sum of these. A row
+    without a group is a group of its own. Resampling draws groups, because examples of a group are
+    not independent.
     """
 
     group: Callable[[Sequence[Row]], Sequence[float]]
@@ -107,9 +108,9 @@ class Pooled(Metric):
 
 
 class Scored(Pooled):
-    """A pooled metric of scores in place of predictions: float[N], log p of each target.
+    """A pooled metric of scores float[N], log p of each target, in place of predictions.
 
-    seqio tells the two apart by the arguments' names.
+    seqio recognizes it by the argument's name.
     """
 
     def __call__(self, targets: Sequence[Any], scores: Sequence[float]) -> dict[str, float]:
@@ -117,7 +118,7 @@ class Scored(Pooled):
 
 
 class Opaque(Pooled):
-    """A pooled metric of rows of anything: its `value` takes an object[N] of tuples."""
+    """A pooled metric of arbitrary rows: `value` takes an object[N] of tuples."""
 
     def units(self, rows: Sequence[Row]) -> np.ndarray:
         units = np.empty(len(rows), object)
@@ -127,16 +128,13 @@ class Opaque(Pooled):
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """What is known of some examples: enough to merge with others' and compute the values.
-
-    `rows` are tuples of plain values, one for a sum, one an example for what has to be kept.
-    """
+    """The mergeable statistics of some examples: one summed row, or a row an example."""
 
     metric: Metric
     rows: list[Row]
 
     def merge(self, other: Statistics) -> Statistics:
-        """Of both's examples. Raises ValueError if they are of different metrics."""
+        """The statistics of both's examples. Raises ValueError for different metrics."""
         if self.metric != other.metric:
             raise ValueError(
                 f"statistics of {self.metric.name} and {other.metric.name} do not merge"
@@ -156,10 +154,7 @@ def built_in(metric: M) -> M:
 
 
 def family(pattern: str) -> Callable[[Callable[[int], M]], Callable[[int], M]]:
-    """Declares a function of a number of classes as the metrics whose names fit `pattern`.
-
-    They are made once each. `pattern` has `<n>` in the number's place.
-    """
+    """Declares a function of the number of classes as metrics named by `pattern`, with `<n>`."""
 
     def declare(make: Callable[[int], M]) -> Callable[[int], M]:
         cached = functools.cache(make)
@@ -170,9 +165,10 @@ def family(pattern: str) -> Callable[[Callable[[int], M]], Callable[[int], M]]:
 
 
 def find(name: str) -> Metric:
-    """The built-in metric of that name; `mean_<n>class_f1` and the like for any n.
+    """The built-in metric called `name`; `mean_<n>class_f1` and `each_<n>class_f1` for any n.
 
-    Raises ValueError with the nearest names for another one.
+    Raises:
+      ValueError: there is none; the message has the nearest names.
     """
     if name in METRICS:
         return METRICS[name]
@@ -188,7 +184,7 @@ def find(name: str) -> Metric:
 
 
 def is_built_in(function: Callable[..., Values]) -> bool:
-    """Whether it is what `find` gives for its name, not another one of the same name."""
+    """Whether it is the built-in metric, not another function of the same name."""
     if not isinstance(function, Metric):
         return False
     try:
@@ -198,7 +194,7 @@ def is_built_in(function: Callable[..., Values]) -> bool:
 
 
 def as_metric(function: Callable[..., Values]) -> Metric:
-    """A plain function of (targets, predictions), a user's, as a metric; a metric as it is."""
+    """A user's function of (targets, predictions) as a metric; a metric unchanged."""
     if isinstance(function, Metric):
         return function
 
@@ -210,7 +206,7 @@ def as_metric(function: Callable[..., Values]) -> Metric:
 
 
 def name_of(function: Callable[..., Values]) -> str:
-    """A metric's name, or a function's own, behind any functools.partial."""
+    """A metric's name, or a function's, also inside a functools.partial."""
     if isinstance(function, Metric):
         return function.name
     while isinstance(function, functools.partial):
@@ -227,9 +223,10 @@ def check(targets: Sequence[object], predictions: Sequence[object]) -> None:
 
 
 def accepted(target: Target) -> Sequence[str]:
-    """All the texts that are right: a target is one, or a sequence of them.
+    """All right texts of a target: one text, or a sequence.
 
-    Raises ValueError for an empty sequence.
+    Raises:
+      ValueError: an empty sequence.
     """
     if not isinstance(target, list | tuple | np.ndarray):
         return (target,)  # type: ignore

@@ -1,6 +1,6 @@
-"""Metrics of class labels, as T5 reports them: in percent, with scikit-learn underneath.
+"""Metrics of class labels, in percent as T5 reports them, by scikit-learn.
 
-A label is a class id, from 0; T5's postprocessors give -1 for a text that names no class.
+A label is a class id, from 0; T5's postprocessors give -1 for a text that is not a class.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from t5jax.tasks.metrics.correlation import number
 
 
 def _score(name: str, *labels: Any, **options: Any) -> Any:
-    """A function of sklearn.metrics; its import takes a second."""
+    """A function of sklearn.metrics, imported here because that takes a second."""
     import sklearn
     import sklearn.metrics
 
-    # Checking arguments is a third of its time on four cells, which resampling asks for often.
+    # Checking arguments takes a third of the time on four cells; resampling calls it often.
     with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):
         return getattr(sklearn.metrics, name)(*labels, **options)
 
 
 def binary_cells(target: int, prediction: object) -> tuple[int, int, int, int]:
-    """A row of the confusion matrix (00, 01, 10, 11); what is no class is the wrong one, as in T5.
+    """A confusion matrix (00, 01, 10, 11) of one example; an invalid prediction is wrong, as in T5.
 
-    Raises ValueError for a target other than 0 and 1.
+    Raises:
+      ValueError: a target other than 0 and 1.
     """
     if target not in (0, 1):
         raise ValueError(f"target {target!r} must be 0 or 1")
@@ -49,16 +50,16 @@ def binary_cells(target: int, prediction: object) -> tuple[int, int, int, int]:
 
 
 def binary_f1(cells: np.ndarray) -> Values:
-    """float[4], the confusion matrix -> `f1` of class 1, 0 where there is neither."""
+    """Confusion matrix float[4] -> `f1` of class 1; 0 if the class does not occur."""
     f1 = _score("f1_score", [0, 0, 1, 1], [0, 1, 0, 1], sample_weight=cells, zero_division=0.0)
     return {"f1": 100 * f1}
 
 
 @family("mean_<n>class_f1")
 def mean_multiclass_f1(num_classes: int) -> Metric:
-    """The metric `mean_<n>class_f1`: the F1 of each class, averaged over the classes, in percent.
+    """The metric `mean_<n>class_f1`: the mean F1 of all classes, in percent.
 
-    A prediction that is none of the classes is a miss of its target's.
+    A prediction that is not a class is a miss of the target's class.
     """
     name = f"mean_{num_classes}class_f1"
     about = f"`{name}`: the unweighted mean of the F1 of each of the classes, in percent."
@@ -67,10 +68,10 @@ def mean_multiclass_f1(num_classes: int) -> Metric:
 
 @family("each_<n>class_f1")
 def each_class_f1(num_classes: int) -> Metric:
-    """The metric `each_<n>class_f1`: the F1 of each class, `f1_class_0` and on, in percent.
+    """The metric `each_<n>class_f1`: `f1_class_0`, …, the F1 of each class, in percent.
 
-    A prediction that is none of the classes is a miss of its target's. 0 for a class that neither
-    targets nor predictions have.
+    A prediction that is not a class is a miss of the target's class. A class that does not occur
+    has 0.
     """
 
     def values(each: np.ndarray) -> Values:
@@ -119,7 +120,7 @@ def _class_ids(target: Any, prediction: Any) -> Row:
 
 def _matthews(pairs: np.ndarray) -> Values:
     labels, numbered = np.unique(pairs, return_inverse=True)
-    if len(labels) == 1:  # scikit-learn gives the same, with a warning
+    if len(labels) == 1:  # scikit-learn would warn
         return {"matthews_corrcoef": 0.0}
     targets, predictions = numbered.reshape(pairs.shape).T
     counts = np.bincount(targets * len(labels) + predictions, minlength=len(labels) ** 2)
@@ -165,7 +166,7 @@ def _binary_score(target: Any, score: Any) -> Row:
 
 def _areas(pairs: np.ndarray) -> Values:
     targets, scores = pairs.T
-    if len(set(targets.tolist())) == 1:  # no pair of a right and a wrong one to be ordered
+    if len(set(targets.tolist())) == 1:  # undefined without both classes
         return {"auc-roc": math.nan, "auc-pr": math.nan}
     return {
         "auc-roc": _score("roc_auc_score", targets, scores),

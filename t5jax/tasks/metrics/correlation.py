@@ -1,4 +1,4 @@
-"""Correlations of numbers, as T5 reports them: times 100, with scipy underneath."""
+"""Correlations times 100, as T5 reports them, by scipy."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 
 from t5jax.tasks.metrics.base import Pooled, Row, Values, built_in
 
-# What T5's postprocessor makes of a text that is no number.
+# T5's postprocessor gives it for a text that is not a number.
 NO_NUMBER = -1.0
 
 
 def number(value: Any) -> float:
-    """A number, or the text of one; -1 for any other text, "nan" and "inf" among them.
+    """A number or its text as a float; -1 for any other text, also "nan" and "inf".
 
-    T5 takes "nan" at its word, and one such prediction makes its correlations nan.
+    T5 accepts "nan"; one such prediction makes its correlations nan.
     """
     try:
         parsed = float(value)
@@ -35,7 +35,7 @@ def _correlation(name: str, function: str) -> Callable[[np.ndarray], Values]:
     def value(pairs: np.ndarray) -> Values:
         import scipy.stats
 
-        # scipy warns, or refuses, where the correlation is not defined.
+        # scipy warns or raises if the correlation is undefined.
         if (pairs == pairs[0]).all(axis=0).any():
             return {name: math.nan}
         with warnings.catch_warnings():

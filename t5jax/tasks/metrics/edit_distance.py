@@ -1,8 +1,8 @@
-"""Exact match, and rates of edits: words of pronunciations, phonemes, characters, spoken words.
+"""Exact match, and error rates of words, phonemes and characters.
 
-A target is a text or a sequence of texts any of which is right; values are fractions, 0 to 1,
-though a rate of edits may exceed 1. Edits and lengths are summed over the examples before the
-division, and of several right texts the nearest counts, the first of those equally near.
+A target is a text or a sequence of right texts. Values are fractions; an edit rate may exceed 1.
+Edits and lengths are summed over examples before the division. The nearest right text counts, the
+first if several are equally near.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def is_right(target: Target, prediction: str) -> bool:
 
 
 def nearest(pronunciations: Sequence[str], prediction: str) -> tuple[int, int]:
-    """Edits from `prediction` to the nearest pronunciation, and that one's phonemes."""
+    """Edits from `prediction` to the nearest pronunciation, and its number of phonemes."""
     return _nearest([text.split() for text in pronunciations], prediction.split())
 
 

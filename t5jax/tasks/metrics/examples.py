@@ -1,11 +1,11 @@
-"""A metric's part in each example: what is stored of it, so that its values can be drawn again.
+"""A metric's parts: values stored for each example, for resampling.
 
-Without a module, a task or a text, `t5jax compare` recomputes values from these parts alone:
+`t5jax compare` recomputes values from parts alone, without modules, tasks or texts:
 
-- `statistics`: a built-in metric's rows, which give corpus metrics too (BLEU) exactly;
-- `scores`: values of a user's function on single examples, where their mean is its value.
+- `statistics`: a built-in metric's rows, also of corpus metrics such as BLEU;
+- `scores`: a user's function on single examples, if their mean is its value.
 
-A user's metric of the whole data only has no parts.
+Other metrics of users have no parts.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from t5jax.tasks.metrics.base import (
 )
 
 STATISTICS, SCORES = "statistics", "scores"
-# Seconds that a user's function may take over single examples, beyond the time of one call.
+# Time limit in seconds for a user's function on single examples, beyond the time of one call.
 LONGEST = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A metric's values of N examples, and its part in each.
+    """A metric's values and parts of N examples.
 
     Attributes:
-      name: the metric's.
-      values: by name.
-      metric, units: what resampling draws from.
-      kind: of the parts: "statistics" or "scores"; or "none: " and why.
-      parts: N of them, that JSON can hold; None: there are none.
+      name: the metric's name.
+      values: values by name.
+      metric, units: the metric and its units, for resampling.
+      kind: of the parts, "statistics" or "scores"; or "none: " and the reason.
+      parts: N parts as JSON values, or None.
     """
 
     name: str
@@ -57,9 +57,10 @@ class Measured:
 def measure(
     function: Callable[..., Values], targets: Sequence[Any], predictions: Sequence[Any]
 ) -> Measured:
-    """Computes a metric: a built-in one, a user's, or a user's plain function.
+    """Computes a built-in metric, or a user's metric or function.
 
-    Raises ValueError for what is no mapping from names to numbers, and what the metric raises.
+    Raises:
+      ValueError: the values are not a mapping from names to numbers; and errors of the metric.
     """
     name = name_of(function)
     if is_built_in(function):
@@ -82,7 +83,8 @@ def measure(
 def of_scores(name: str, scores: Sequence[Mapping[str, float]]) -> tuple[Metric, np.ndarray]:
     """Each example's values, by name -> a metric that is their mean, and its units.
 
-    Raises ValueError if some examples have other names than the first.
+    Raises:
+      ValueError: examples with different names.
     """
     names = list(scores[0])
     for number, one in enumerate(scores, 1):
@@ -93,14 +95,15 @@ def of_scores(name: str, scores: Sequence[Mapping[str, float]]) -> tuple[Metric,
 
 
 def of_statistics(metric: Metric, parts: Sequence[Sequence[Any]]) -> np.ndarray:
-    """A built-in metric's units from the parts that were stored of it."""
+    """A built-in metric's units from its stored parts."""
     return metric.units([tuple(map(_hashable, part)) for part in parts])
 
 
 def numbers_of(values: Any, name: str) -> dict[str, float]:
-    """What a metric gave, as numbers by name; seqio's texts, images and the like are left out.
+    """A metric's values as numbers by name, without seqio's texts, images and the like.
 
-    Raises ValueError if it is no mapping, or if something in it is no number.
+    Raises:
+      ValueError: not a mapping, or a value is not a number.
     """
     if not isinstance(values, Mapping):
         raise ValueError(
@@ -120,7 +123,7 @@ def numbers_of(values: Any, name: str) -> dict[str, float]:
 
 
 def reproduces(found: float, expected: float | None) -> bool:
-    """Whether it is the same value but for rounding; None stands for what is not finite."""
+    """Whether two values are equal up to rounding; None stands for nan and infinities."""
     if expected is None or not math.isfinite(expected):
         return not math.isfinite(found)
     return math.isclose(found, expected, rel_tol=1e-6, abs_tol=1e-9)
@@ -132,14 +135,14 @@ def _singles(
     predictions: Sequence[Any],
     values: Mapping[str, float],
 ) -> list[dict[str, float]] | str:
-    """The function's values of each example; or why they are none of its parts."""
+    """The function's values of each example, or why they are not its parts."""
     if not all(map(math.isfinite, values.values())) or not values:
         return "a value is not finite" if values else "it has no values"
     began = time.monotonic()
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # of a correlation over one example, say
-            # Half of the data has its own mean: a mean of single values is one of any part.
+            warnings.simplefilter("ignore")  # for example, of a correlation over one example
+            # The mean of single values must also be the value of half of the data.
             half = (len(targets) + 1) // 2
             of_half = numbers_of(function(list(targets[:half]), list(predictions[:half])), "")
             longest = LONGEST + time.monotonic() - began
@@ -151,7 +154,7 @@ def _singles(
                 singles.append({name: one[name] for name in values})
                 if time.monotonic() - began > longest:
                     return f"{len(singles)} single examples took more than {LONGEST:.0f} s"
-    except Exception:  # a user's function, of fewer examples than it was made for
+    except Exception:  # a user's function may not work on few examples
         return "it has no value of a single example"
     for part, expected in ((singles, values), (singles[:half], of_half)):
         for name in values:
@@ -177,7 +180,7 @@ def _plain_row(row: Row) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold; of a group, or of numbers."""
+    """A group or a number as JSON values."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Exact match of inflected forms, by whether English spelling rules give them."""
+"""Exact match of inflected forms, split into regular and irregular words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from t5jax.tasks.metrics.edit_distance import is_right
 
 
 class Inflection(NamedTuple):
-    """What an example of the task `inflect` asks, and every form that is right."""
+    """A question of the task `inflect`, and all right forms."""
 
     prefix: str
     lemma: str
@@ -21,15 +21,16 @@ class Inflection(NamedTuple):
 
 
 def by_rule(prefix: str, lemma: str) -> str:
-    """The form that English spelling rules give: the lemma with s, ed, ing, er or est.
+    """The regular form by English spelling rules: the lemma with s, ed, ing, er or est.
 
-    -es follows s, x, z, ch and sh. A y behind a consonant becomes i, except before ing. A silent
-    e is dropped before e, and before i except in ee, oe and ye; ie becomes y before ing. The last
-    consonant is doubled where the word is one syllable with one vowel letter before one consonant
-    other than w, x and y (stop, quit, but not rain or fix). Longer words would need their stress,
-    which the spelling does not show (visit, permit): theirs is not doubled.
+    -es follows s, x, z, ch and sh. A y after a consonant becomes i, except before ing. A silent e
+    is dropped before e, and before i except in ee, oe and ye; ie becomes y before ing. A word of
+    one syllable with one vowel letter before one final consonant other than w, x and y doubles it
+    (stop, quit, but not rain or fix). Longer words do not, because it depends on stress, which the
+    spelling does not show (visit, permit).
 
-    Raises ValueError for a prefix that is none of the task's.
+    Raises:
+      ValueError: an unknown prefix.
     """
     if prefix not in _SUFFIXES:
         raise ValueError(f"prefix {prefix!r}; use one of {', '.join(_SUFFIXES)}")
@@ -75,7 +76,7 @@ def _by_regularity(target: Inflection, right: bool) -> tuple[bool, bool, bool, b
 
 
 def _right(target: Sequence, prediction: str) -> tuple[bool, ...]:
-    # From a file of predictions it comes as a bare list.
+    # A target from a file of predictions is a list.
     asked = Inflection(*target)
     return _by_regularity(asked, is_right(asked.forms, prediction))
 
@@ -86,7 +87,7 @@ def _right_by_rule(target: Sequence, prediction: str) -> tuple[bool, ...]:
 
 
 def _means(key: str) -> Callable[[np.ndarray], Values]:
-    """The mean over all, regular and irregular words; of nothing there is no mean."""
+    """The means over all, regular and irregular words; empty groups have no value."""
 
     def value(total: np.ndarray) -> Values:
         right_regular, regular, right_irregular, irregular = total

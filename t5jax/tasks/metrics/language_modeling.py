@@ -1,4 +1,4 @@
-"""What a summed log-probability of texts says of a model, whatever its vocabulary."""
+"""Perplexity and bits per byte, from summed log-probabilities."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 def perplexity(nats: float, tokens: int) -> float:
     """exp of the mean negative log-probability of a token; `nats`: -log p, summed over tokens.
 
-    Infinite beyond what a float can hold. It compares models of one vocabulary only.
+    Infinite on overflow. It compares models with the same vocabulary only.
     """
     try:
         return math.exp(nats / tokens)
@@ -17,5 +17,5 @@ def perplexity(nats: float, tokens: int) -> float:
 
 
 def bits_per_byte(nats: float, utf8_bytes: int) -> float:
-    """-log2 p of the texts over their bytes in UTF-8: it compares models of any vocabulary."""
+    """-log2 p of texts over their UTF-8 bytes, which compares models with any vocabulary."""
     return nats / math.log(2) / utf8_bytes

@@ -1,7 +1,7 @@
-"""Question answering as T5 scores it, in percent: SQuAD, TriviaQA, ReCoRD, MultiRC.
+"""T5's metrics of question answering, in percent: SQuAD, TriviaQA, ReCoRD, MultiRC.
 
-Targets of ReCoRD and MultiRC are `{"value": …, "group": …}`, as T5's postprocessors make them,
-predictions `{"value": …}` or the bare value. A group may be anything that JSON can hold.
+Targets of ReCoRD and MultiRC are `{"value": …, "group": …}`, as T5's postprocessors make them;
+predictions are `{"value": …}` or the value. A group is any JSON value.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _BLANKED = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
 
 
 def normalize_squad(text: str) -> str:
-    """In lower case, without ASCII punctuation and articles, words divided by single blanks."""
+    """Lower case, without ASCII punctuation and articles, with single spaces."""
     return _normalize(text, _DELETED)
 
 
 def normalize_trivia_qa(text: str) -> str:
-    """The same with a blank for each punctuation mark, typographic quotes among them."""
+    """Like `normalize_squad`, with spaces for punctuation, typographic quotes included."""
     return _normalize(text, _BLANKED)
 
 
@@ -37,9 +37,9 @@ def _normalize(text: str, punctuation: Mapping[int, Any]) -> str:
 
 
 def word_f1(target: str, prediction: str) -> float:
-    """Harmonic mean of precision and recall of words, each as often as it occurs.
+    """The F1 of words, counted with repetition.
 
-    0 where no word is shared: between two empty texts too, as in SQuAD's own script.
+    0 without a common word, also for two empty texts, as in SQuAD's script.
     """
     right, predicted = target.split(), prediction.split()
     shared = (Counter(right) & Counter(predicted)).total()
@@ -56,13 +56,13 @@ def _answers(normalize: Callable[[str], str]) -> Callable[[Target, str], Row]:
 
 
 def answer_of_span(span: str, context: str) -> str:
-    """The words of the context that a text like `start: 3 end: 4` names; "" where it names none."""
+    """The words of the context that a text like `start: 3 end: 4` names, or ""."""
     parts = re.sub(r"\W", " ", span).split()
     try:
         first, last = int(parts[1]), int(parts[3])
     except (IndexError, ValueError):
         return ""
-    # Words are counted as T5's targets count them: one between any two characters that divide.
+    # Words are counted as in T5's targets: two separators enclose a word, perhaps empty.
     ends = [*(found.start() for found in re.finditer(r"\W", context, re.ASCII)), len(context)]
     starts = [0, *(end + 1 for end in ends[:-1])]
     if first > last or first >= len(starts):

@@ -1,7 +1,7 @@
-"""How sure a value is: bootstrap intervals, and tests of two systems on the same examples.
+"""Bootstrap intervals, and significance tests of two systems on the same examples.
 
-What is drawn are a metric's units: examples, or groups of examples that belong together. All
-draws come from one seed, so that the same files give the same figures.
+Draws are of a metric's units: examples, or groups of dependent examples. They are seeded, so the
+same files give the same figures.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ MOST_RESAMPLES = 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Two systems' values of one metric, and what resampling says of second - first.
+    """Two systems' values of one metric, and the significance of second - first.
 
-    `low` and `high` bound the difference. `bootstrap_p` is two-sided: twice the part of the
-    resamples in which the difference is on the other side of 0, or 0 (Koehn 2004 counts one
-    side). `randomization_p` is the part of random exchanges of the two systems' outputs that make
-    at least as great a difference in either direction (Noreen 1989). Both count the data as they
-    are as one more draw, so neither is 0. nan where the metric is not defined.
+    `low` and `high` bound the difference. `bootstrap_p` is two-sided: twice the share of resamples
+    whose difference is 0 or has the other sign (Koehn 2004 counts one side). `randomization_p` is
+    the share of random exchanges of the systems' outputs with at least as great a difference in
+    either direction (Noreen 1989). Both count the original data as one more draw, so neither is 0.
+    Undefined values are nan.
     """
 
     first: float
@@ -51,10 +51,12 @@ def confidence_intervals(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap: (low, high) of each of the metric's values, on its own scale.
+    """Percentile bootstrap: (low, high) of each of the metric's values.
 
-    Resamples in which a value is not defined do not count for it. Raises ValueError for a level
-    or a number of resamples that makes no interval.
+    Resamples with an undefined value are skipped for it.
+
+    Raises:
+      ValueError: an invalid level or number of resamples.
     """
     return unit_intervals(
         metric,
@@ -88,7 +90,8 @@ def compare(
 ) -> dict[str, Difference]:
     """Two systems' predictions for the same targets -> the `Difference` of each value.
 
-    Raises ValueError as `confidence_intervals` does, and for predictions of different number.
+    Raises:
+      ValueError: as `confidence_intervals`, and for different numbers of predictions.
     """
     one, two = (metric.units(metric.rows(targets, p)) for p in (first, second))
     return compare_units(metric, one, two, level=level, resamples=resamples, seed=seed)
@@ -97,7 +100,7 @@ def compare(
 def compare_units(
     metric: Metric, one: np.ndarray, two: np.ndarray, *, level: float, resamples: int, seed: int = 0
 ) -> dict[str, Difference]:
-    """`compare` of the same number of each system's units; unit i of both is of one example."""
+    """`compare` of two systems' units; unit i of both is of the same example or group."""
     check_bootstrap(level, resamples, seed)
     if len(one) != len(two):
         raise ValueError(f"{len(one)} units of the first system, {len(two)} of the second")
@@ -113,7 +116,7 @@ def compare_units(
         (_of_draw(metric, one, counts), _of_draw(metric, two, counts))
         for counts in _draws(len(one), resamples, seed)
     )
-    # Each system's side is the units of both, with a count of 1 for those that it has been dealt.
+    # A system's side has all units of both systems, with count 1 for units that it was dealt.
     both = np.concatenate([one, two])
     dealt = differences(
         (_of_draw(metric, both, side), _of_draw(metric, both, 1 - side))
@@ -132,21 +135,21 @@ def compare_units(
 
 
 def check_bootstrap(level: float, resamples: int, seed: int = 0) -> None:
-    """Raises ValueError for a level, a number of resamples or a seed that makes no interval."""
+    """Raises ValueError for an invalid level, number of resamples or seed."""
     check_value("confidence", level, float, Range(above=0, below=1))
     check_value("resamples", resamples, int, Range(least=1, most=MOST_RESAMPLES))
     check_value("seed", seed, int, Range(least=0))
 
 
 def _draws(units: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each unit is drawn, int[units], in draws of as many units, with replacement."""
+    """Draws with replacement: how often each unit is drawn, int[units]."""
     random = np.random.default_rng([seed, 0])
     for _ in range(resamples):
         yield np.bincount(random.integers(units, size=units), minlength=units)
 
 
 def _deals(units: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """int[2 * units]: of each unit one of its two versions, by the toss of a coin."""
+    """int[2 * units]: a random one of each unit's two versions."""
     random = np.random.default_rng([seed, 1])
     for _ in range(resamples):
         heads = random.integers(2, size=units)
@@ -156,12 +159,12 @@ def _deals(units: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 def _of_draw(metric: Metric, units: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     try:
         return metric.of_units(units, counts)
-    except ValueError:  # defined over all the data, but not over these: no phoneme among them
+    except ValueError:  # undefined for these units, such as targets without a phoneme
         return {}
 
 
 def _values(rows: Iterable[dict[str, float]], names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Each name's values, without those rows where it is missing or nan."""
+    """Each name's values, without missing values and nan."""
     listed = list(rows)
     columns = {name: np.array([row.get(name, math.nan) for row in listed]) for name in names}
     return {name: column[~np.isnan(column)] for name, column in columns.items()}
@@ -184,6 +187,6 @@ def _two_sided(differences: np.ndarray) -> float:
 def _as_great(differences: np.ndarray, observed: float) -> float:
     if not len(differences) or math.isnan(observed):
         return math.nan
-    # Sums in another order differ in their last bits.
+    # Tolerance: sums in another order differ in their last bits.
     least = abs(observed) * (1 - 1e-9) - 1e-12
     return float(((np.abs(differences) >= least).sum() + 1) / (len(differences) + 1))

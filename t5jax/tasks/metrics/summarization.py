@@ -1,4 +1,4 @@
-"""ROUGE in percent, with rouge-score underneath."""
+"""ROUGE in percent, by rouge-score."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # with nltk, a second
 
-    # No stemmer, as T5 has none.
-    return RougeScorer(NAMES)
+    return RougeScorer(NAMES)  # without a stemmer, as in T5
 
 
 def _sentences(text: str) -> str:
-    """One sentence a line, for rougeLsum, as T5 divides them: behind a period between blanks."""
+    """One sentence a line, for rougeLsum; as in T5, a period between spaces ends a sentence."""
     return text.replace(" . ", " .\n")
 
 

@@ -1,6 +1,6 @@
-"""BLEU and chrF of a corpus, 0 to 100, with sacrebleu underneath.
+"""Corpus BLEU and chrF, 0 to 100, by sacrebleu.
 
-A target is a text or a sequence of texts, its references; their number may vary.
+A target is a reference text or a sequence of references; their number may vary.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from t5jax.tasks.metrics.base import Metric, Target, Values, accepted, built_in
 
 
 def _metric(name: str, about: str, make: Callable[[], Any]) -> Metric:
-    """`make` makes sacrebleu's metric, later: its import takes half a second."""
+    """A metric of sacrebleu's, which `make` makes on first use: its import takes half a second."""
     scorer = functools.cache(make)
 
-    # sacrebleu's own resampling rests on these two methods, which it documents for those who add
-    # a metric; what it offers to callers scores whole corpora and keeps no statistics.
+    # sacrebleu documents these two methods for authors of metrics; its public functions score whole
+    # corpora and keep no statistics.
 
     def example(target: Target, prediction: str) -> Sequence[float]:
         references = [[reference] for reference in accepted(target)]
@@ -41,7 +41,7 @@ def _bleu(name: str, tokenize: str) -> Metric:
     def make() -> Any:
         from sacrebleu.metrics import BLEU
 
-        # It counts sentences that look tokenized, across calls, to warn of them.
+        # force: no warnings of sentences that look tokenized, which it counts across calls.
         return BLEU(tokenize=tokenize, force=True)
 
     about = f"`{name}`: BLEU of the corpus, 0 to 100, on sacrebleu's {tokenize!r} tokens."
@@ -59,7 +59,7 @@ def _chrf(name: str, word_order: int) -> Metric:
     return _metric(name, about, make)
 
 
-# T5 splits at all of Unicode's punctuation; sacrebleu's own default, 13a, is what WMT reports.
+# T5 splits at all Unicode punctuation; WMT reports sacrebleu's default, 13a.
 bleu = built_in(_bleu("bleu", "intl"))
 bleu_13a = built_in(_bleu("bleu_13a", "13a"))
 chrf = built_in(_chrf("chrf", 0))
