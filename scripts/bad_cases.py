@@ -1,7 +1,7 @@
-"""The bad inputs that `bad_inputs.py` tries, generated from what the product declares.
+"""The bad inputs of `bad_inputs.py`, generated from declarations.
 
-Knobs and generation options come from their dataclasses, numbers of the command line from
-`--help`, fields of files from the files that the product writes, arguments from signatures.
+Knobs and generation options come from their dataclasses, command-line numbers from `--help`, fields
+from files that t5jax writes, arguments from signatures.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ SHORT = ("--max_new_tokens", "2")
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Something to try.
+    """An input to try.
 
-    `run` raises ValueError, TypeError or OSError, or exits with 2 after one line, where it refuses.
-    `wanted`: whether it has to. `named`: what the message must hold.
+    `run` refuses it by ValueError, TypeError or OSError, or by exit code 2 after one line.
+    `wanted`: whether it must. `named`: text that the message must contain.
     """
 
     group: str
@@ -85,7 +85,7 @@ ODD: dict[str, Any] = {
     "mapping": {"a": 1},
     "nested": nested(400),
 }
-# What only Python can hand over.
+# Values that only Python can pass.
 PYTHON: dict[str, Any] = {
     "bytes": b"x",
     "set": {1},
@@ -96,7 +96,7 @@ PYTHON: dict[str, Any] = {
 
 
 def fits(kind: Any, within: Range | None, value: Any) -> bool:
-    """Whether a value is one that the declaration allows; written apart from `t5jax.knobs`."""
+    """Whether a declaration allows a value; independent of `t5jax.knobs`."""
     args = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Annotated:
         return fits(args[0], within, value)
@@ -160,7 +160,7 @@ def make_fixtures(folder: Path) -> None:
 
 
 def quiet(*words: object) -> None:
-    """A command; what it prints goes to the exception that it ends with, if any."""
+    """Runs a command without output; its `error:` line becomes a ValueError."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -173,7 +173,7 @@ def quiet(*words: object) -> None:
 
 
 def all_cases(folder: Path, seed: int) -> list[Case]:
-    """Every case, in an order that `seed` decides."""
+    """All cases; `seed` fixes their order."""
     cases = [
         *of_knobs(),
         *of_yaml(folder),
@@ -300,7 +300,7 @@ def of_command_line(folder: Path) -> Iterator[Case]:
                 number = metavar in ("INT", "N", "FLOAT", "LEVEL")
                 more = () if name in ("--max_new_tokens",) or command != "generate" else SHORT
                 run = functools.partial(quiet, command, *words, *more, f"{name}={value}")
-                # Sampling's seed is the one number that may be anything.
+                # Any number is a valid seed of sampling.
                 free = name == "--seed" and value[:1] in ("-", "9") and command != "compare"
                 wanted = number and not free
                 yield Case("command line", f"{command} {name}={value[:20]}", run, wanted)
@@ -483,7 +483,7 @@ def damages(content: bytes, rng: random.Random, text: bool) -> Iterator[tuple[st
 
 
 def paths_of(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to every value, the first two of a list, no deeper than four steps."""
+    """The paths to all values, up to four steps deep, and to two items of a list."""
     found = [prefix]
     if len(prefix) < 4:
         items: Any = value.items() if isinstance(value, dict) else ()
@@ -502,7 +502,7 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 
 def with_changed(source: Path, place: Path, content: bytes) -> None:
-    """Generates with a copy of a checkpoint in which one file is another."""
+    """Generates with a copy of a checkpoint with one file replaced."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / source.name
         shutil.copytree(source, copy, ignore=shutil.ignore_patterns("eval"))

@@ -19,18 +19,7 @@ import numpy as np
 import seqio
 
 from t5jax.tasks.metrics import Inflection, inflection_exact_match, rule_exact_match
-from t5jax.tasks.source import (
-    SPLITS,
-    Row,
-    Table,
-    TableSource,
-    data_file,
-    output_features,
-    references,
-    shuffled,
-    split_of,
-    text_to_text,
-)
+from t5jax.tasks.source import Row, Table, data_file, references, split_of, table_of, word_task
 
 NAME = "inflect"
 
@@ -96,10 +85,7 @@ def read_inflect() -> Table:
     path = data_file("lemminflect", "lemminflect/resources/infl_lu.csv.gz")
     with gzip.open(path, "rt", encoding="utf-8", newline="") as lines:
         table = parse_table(lines)
-    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    for row in _rows(table):
-        rows[split_of(row.word)].append(row)
-    return {split: shuffled(of_split) for split, of_split in rows.items()}
+    return table_of((split_of(row.word), row) for row in _rows(table))
 
 
 def postprocess(
@@ -112,11 +98,5 @@ def postprocess(
     return Inflection(prefix, lemma, references(example))
 
 
-seqio.TaskRegistry.add(
-    NAME,
-    source=TableSource(read_inflect),
-    preprocessors=[text_to_text, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
-    postprocess_fn=postprocess,
-    metric_fns=[inflection_exact_match, rule_exact_match],
-    output_features=output_features(),
-)
+_METRICS = [inflection_exact_match, rule_exact_match]
+seqio.TaskRegistry.add_provider(NAME, word_task(NAME, read_inflect, postprocess, _METRICS))

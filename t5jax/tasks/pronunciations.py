@@ -12,21 +12,13 @@ Inputs and metrics are those of `pronounce`. Words become lower case.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import seqio
 
 from t5jax.tasks import pronounce, registry
-from t5jax.tasks.metrics import phoneme_error_rate, word_error_rate
-from t5jax.tasks.source import (
-    Row,
-    Table,
-    TableSource,
-    output_features,
-    shuffled,
-    split_of,
-    text_to_text,
-)
+from t5jax.tasks.source import Row, Table, split_of, table_of, word_task
 from t5jax.text_files import read_lines
 
 SPLITS = ("train", "validation", "all")
@@ -65,15 +57,17 @@ def table(pronunciations: dict[str, tuple[str, ...]]) -> Table:
     `train`, the other words, has a row for each pronunciation. `validation`, and `all`, for a file
     that is a test set, have a row for each word, whose answer is the first pronunciation.
     """
-    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    for word, listed in pronunciations.items():
-        of_word = [Row(pronounce.NAME, word, answer, listed) for answer in listed]
-        rows["all"].append(of_word[0])
-        if split_of(word) == "validation":
-            rows["validation"].append(of_word[0])
-        else:
-            rows["train"] += of_word
-    return {split: shuffled(of_split) for split, of_split in rows.items()}
+
+    def rows() -> Iterator[tuple[str, Row]]:
+        for word, listed in pronunciations.items():
+            of_word = [Row(pronounce.NAME, word, answer, listed) for answer in listed]
+            yield "all", of_word[0]
+            if split_of(word) == "validation":
+                yield "validation", of_word[0]
+            else:
+                yield from (("train", row) for row in of_word)
+
+    return table_of(rows(), SPLITS)
 
 
 def task(path: Path) -> seqio.Task:
@@ -81,13 +75,8 @@ def task(path: Path) -> seqio.Task:
     splits = table(read_pronunciations(path))
     # seqio allows no other characters; results are in a folder of this name.
     name = re.sub(r"[^\w.]", "_", path.name)
-    return seqio.Task(
-        f"{pronounce.NAME}:{name}",
-        source=TableSource(lambda: splits, SPLITS),
-        preprocessors=[text_to_text, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
-        postprocess_fn=pronounce.postprocess,
-        metric_fns=[word_error_rate, phoneme_error_rate],
-        output_features=output_features(),
+    return word_task(
+        f"{pronounce.NAME}:{name}", lambda: splits, pronounce.postprocess, pronounce.METRICS, SPLITS
     )
 
 

@@ -46,6 +46,14 @@ def shuffled(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (_place(f"{row.prefix}: {row.word}"), row))
 
 
+def table_of(rows: Iterable[tuple[str, Row]], splits: Sequence[str] = SPLITS) -> Table:
+    """Pairs of a split and a row -> the shuffled rows of each split."""
+    table: dict[str, list[Row]] = {split: [] for split in splits}
+    for split, row in rows:
+        table[split].append(row)
+    return {split: shuffled(of_split) for split, of_split in table.items()}
+
+
 def _place(text: str) -> float:
     """A fixed pseudo-random number in [0, 1)."""
     # hash() differs from process to process.
@@ -141,6 +149,24 @@ def text_to_text(dataset: tf.data.Dataset) -> tf.data.Dataset:
 def references(example: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """The right answers of an example of `text_to_text`, as numpy."""
     return tuple(answer.decode("utf-8") for answer in example["references"])
+
+
+def word_task(
+    name: str,
+    read: Callable[[], Table],
+    postprocess: Callable[..., object],
+    metrics: Sequence[Callable[..., Mapping[str, float]]],
+    splits: Sequence[str] = SPLITS,
+) -> seqio.Task:
+    """A task over rows in memory, not registered; arguments as for `TableSource` and seqio."""
+    return seqio.Task(
+        name,
+        source=TableSource(read, splits),
+        preprocessors=[text_to_text, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+        postprocess_fn=postprocess,
+        metric_fns=metrics,
+        output_features=output_features(),
+    )
 
 
 def output_features() -> dict[str, seqio.Feature]:

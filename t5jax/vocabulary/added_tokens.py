@@ -87,20 +87,9 @@ class AddedTokensVocabulary(Vocabulary):
         self._pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         roles = {token.role: token.id for token in self.tokens}
         self.pad_id = roles.get("pad_token", base.pad_id)
-        self._eos_id = roles.get("eos_token", base.eos_id)
-        self._unk_id = roles.get("unk_token", base.unk_id)
-
-    @cached_property
-    def vocab_size(self) -> int:  # type: ignore[override]
-        return max([self.base.vocab_size, *(token.id + 1 for token in self.tokens)])
-
-    @property
-    def eos_id(self) -> int:
-        return self._eos_id
-
-    @property
-    def unk_id(self) -> int:
-        return self._unk_id
+        self.eos_id = roles.get("eos_token", base.eos_id)
+        self.unk_id = roles.get("unk_token", base.unk_id)
+        self.vocab_size = max([base.vocab_size, *(token.id + 1 for token in self.tokens)])
 
     @property
     def sentinel_ids(self) -> Sequence[int]:
@@ -242,12 +231,6 @@ class AddedTokensVocabulary(Vocabulary):
         super().save(folder)
         if isinstance(self.base, SentencePieceVocabulary):
             (Path(folder) / SENTENCEPIECE_MODEL).write_bytes(self.base.model)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, AddedTokensVocabulary) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
 
     @property
     def _key(self) -> tuple[object, ...]:

@@ -19,28 +19,39 @@ MOST_EXTRA_IDS = 65_536
 
 
 class Vocabulary(ABC):
-    """A tokenizer: ids 0 to vocab_size - 1. Instances are immutable and hashable."""
+    """A tokenizer: ids 0 to vocab_size - 1. Instances are immutable and hashable.
+
+    Attributes:
+      vocab_size: number of ids, sentinels included; models may pad their embedding to more rows.
+      pad_id: the padding id.
+      eos_id: the id that ends a sequence.
+      unk_id: the id of unknown text.
+      extra_ids: number of sentinels.
+    """
 
     kind: ClassVar[str]
+    vocab_size: int
     pad_id: int = 0
+    eos_id: int
+    unk_id: int
 
     def __init__(self, extra_ids: int):
         self.extra_ids = check_extra_ids(extra_ids)
 
     @property
     @abstractmethod
-    def vocab_size(self) -> int:
-        """Number of ids, sentinels included; models may pad their embedding to more rows."""
+    def _key(self) -> tuple[object, ...]:
+        """Vocabularies of a class are equal if their keys are."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
 
     @property
-    @abstractmethod
-    def eos_id(self) -> int:
-        """The id that ends a sequence."""
-
-    @property
-    @abstractmethod
-    def unk_id(self) -> int:
-        """The id of unknown text."""
+    def _identity(self) -> tuple[object, ...]:
+        return (self.kind, *self._key)
 
     @property
     @abstractmethod

@@ -38,10 +38,7 @@ class ByteVocabulary(Vocabulary):
                 f"first_sentinel={first_sentinel}; use {LAST_BYTE} or {LAST_BYTE + extra_ids}"
             )
         self.first_sentinel = first_sentinel
-
-    @property
-    def vocab_size(self) -> int:
-        return FIRST_BYTE + 256 + self.extra_ids
+        self.vocab_size = FIRST_BYTE + 256 + extra_ids
 
     @property
     def sentinel_ids(self) -> range:
@@ -62,15 +59,9 @@ class ByteVocabulary(Vocabulary):
     def description(self) -> dict[str, Any]:
         return super().description() | {"first_sentinel": self.first_sentinel}
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ByteVocabulary) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
     @property
     def _key(self) -> tuple[object, ...]:
-        return (self.kind, self.extra_ids, self.first_sentinel)
+        return (self.extra_ids, self.first_sentinel)
 
     def __repr__(self) -> str:
         return f"ByteVocabulary(extra_ids={self.extra_ids})"

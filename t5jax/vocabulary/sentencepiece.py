@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 
 import sentencepiece
@@ -62,18 +61,8 @@ class SentencePieceVocabulary(Vocabulary):
             raise ValueError(
                 f"{source}: cannot load with extra_ids={extra_ids}: {cause}"
             ) from error
-
-    @cached_property
-    def vocab_size(self) -> int:  # type: ignore[override]
-        return self.processor.get_piece_size()
-
-    @cached_property
-    def eos_id(self) -> int:  # type: ignore[override]
-        return self.processor.eos_id()
-
-    @cached_property
-    def unk_id(self) -> int:  # type: ignore[override]
-        return self.processor.unk_id()
+        self.vocab_size = self.processor.get_piece_size()
+        self.eos_id, self.unk_id = self.processor.eos_id(), self.processor.unk_id()
 
     @property
     def sentinel_ids(self) -> range:
@@ -94,15 +83,9 @@ class SentencePieceVocabulary(Vocabulary):
         super().save(folder)
         (Path(folder) / SENTENCEPIECE_MODEL).write_bytes(self.model)
 
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, SentencePieceVocabulary)
-            and self.extra_ids == other.extra_ids
-            and self.model == other.model
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.kind, self.extra_ids, self.model))
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return (self.extra_ids, self.model)
 
     def __repr__(self) -> str:
         return f"SentencePieceVocabulary({str(self.path)!r}, extra_ids={self.extra_ids})"

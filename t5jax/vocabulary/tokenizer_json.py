@@ -70,22 +70,10 @@ class TokenizerJsonVocabulary(Vocabulary):
         if missing:
             raise ValueError(f"{source}: no token {missing[0]!r}; T5's tokenizers have one")
         self.pad_id = ids[self.pad_token]
-        self._vocab_size = max(ids.values()) + 1
-        self._eos_id, self._unk_id = ids[self.eos_token], ids[self.unk_token]
-        self._before = _before(self.tokenizer, self._eos_id, source)
+        self.vocab_size = max(ids.values()) + 1
+        self.eos_id, self.unk_id = ids[self.eos_token], ids[self.unk_token]
+        self._before = _before(self.tokenizer, self.eos_id, source)
         super().__init__(len({m[1] for m in map(SENTINEL.fullmatch, ids) if m}))
-
-    @property
-    def vocab_size(self) -> int:
-        return self._vocab_size
-
-    @property
-    def eos_id(self) -> int:
-        return self._eos_id
-
-    @property
-    def unk_id(self) -> int:
-        return self._unk_id
 
     @property
     def sentinel_ids(self) -> list[int]:
@@ -109,12 +97,6 @@ class TokenizerJsonVocabulary(Vocabulary):
     def save(self, folder: str | Path) -> None:
         super().save(folder)
         (Path(folder) / TOKENIZER_JSON).write_bytes(self.json)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, TokenizerJsonVocabulary) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
 
     @property
     def _key(self) -> tuple[object, ...]:
