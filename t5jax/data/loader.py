@@ -85,7 +85,7 @@ class TrainData:
         owned: Sequence[int] | None = None,
         ids: ModelIds = SEQIO_IDS,
     ):
-        _check(config, snapshot_every)
+        _check_divisible(config)
         self._config = config
         self._sharding = sharding
         self._snapshot_every = snapshot_every
@@ -267,20 +267,7 @@ class TrainData:
         self.close()
 
 
-def _check(config: DataConfig, snapshot_every: int) -> None:
-    for name, value in {
-        "data.batch": config.batch,
-        "data.streams": config.streams,
-        "data.prefetch": config.prefetch,
-        "data.shuffle_buffer": config.shuffle_buffer,
-        "data.lengths.inputs": config.lengths.inputs,
-        "data.lengths.targets": config.lengths.targets,
-        "snapshot_every": snapshot_every,
-    }.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}; use 1 or more")
-    if config.seed < 0:
-        raise ValueError(f"data.seed={config.seed}; use 0 or more")
+def _check_divisible(config: DataConfig) -> None:
     if config.batch % config.streams:
         rows = max(1, config.batch // config.streams)
         raise ValueError(

@@ -49,7 +49,7 @@ def make_optimizer(
       A transformation whose `update` needs the parameters.
 
     Raises:
-      ValueError: `config.name` is unknown, or from `make_schedule`.
+      ValueError: from `make_schedule`.
     """
     if moments is not None:
         axes = _masked(axes, moments)
@@ -65,10 +65,8 @@ def make_optimizer(
             scale_by_parameter=config.scale_by_parameter,
         )
         stages.append(adafactor)
-    elif config.name == "adamw":
-        stages.append(optax.scale_by_adam(config.b1, config.b2, config.epsilon))
     else:
-        raise ValueError(f"optimizer name={config.name!r} is neither adafactor nor adamw")
+        stages.append(optax.scale_by_adam(config.b1, config.b2, config.epsilon))
     if config.weight_decay:
         decays = jax.tree.map(lambda names: _decays(names, no_decay), axes)
         stages.append(optax.add_decayed_weights(config.weight_decay, mask=decays))

@@ -25,8 +25,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
       A function from a step (int or int32[], traced or not, from 0) to float32[].
 
     Raises:
-      ValueError: `warmup` of a linear or cosine schedule is larger than `steps`, or
-        `config.schedule` is unknown.
+      ValueError: `warmup` of a linear or cosine schedule is larger than `steps`.
     """
     schedule = _schedule(config, steps + config.step_offset)
     return lambda step: jnp.asarray(schedule(step + config.step_offset), jnp.float32)
@@ -48,12 +47,8 @@ def _schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         )
     elif config.schedule == "linear":
         decay = optax.linear_schedule(peak, config.final_fraction * peak, decay_steps)
-    elif config.schedule == "cosine":
+    else:
         # optax refuses a decay over 0 steps, which warmup == steps leaves.
         decay = optax.cosine_decay_schedule(peak, max(decay_steps, 1), config.final_fraction)
-    else:
-        raise ValueError(
-            f"schedule={config.schedule!r} is none of inverse_sqrt, constant, linear, cosine"
-        )
     rise = optax.linear_schedule(0.0, peak, warmup)
     return optax.join_schedules([rise, decay], [warmup])

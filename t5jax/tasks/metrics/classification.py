@@ -140,8 +140,7 @@ accuracy = built_in(
 f1_score_with_invalid = built_in(
     Metric(
         "f1_score_with_invalid",
-        "`f1`: the F1 of class 1, in percent; a prediction other than 0 and 1 counts as the "
-        "wrong one of them.",
+        "`f1`: the F1 of class 1, in percent; a prediction other than 0 and 1 counts as wrong.",
         binary_cells,
         binary_f1,
     )
@@ -149,9 +148,8 @@ f1_score_with_invalid = built_in(
 matthews_corrcoef = built_in(
     Pooled(
         "matthews_corrcoef",
-        "`matthews_corrcoef`: Matthews' correlation of all classes that occur, times 100; -1, "
-        "which is none, counts as one, as in T5. 0 where all targets or all predictions are the "
-        "same.",
+        "`matthews_corrcoef`: Matthews' correlation of all classes that occur, times 100; as in "
+        "T5, -1 counts as a class. 0 if all targets or all predictions are the same.",
         _class_ids,
         _matthews,
     )
@@ -175,8 +173,8 @@ def _areas(pairs: np.ndarray) -> Values:
 
 
 _AREAS = (
-    "`auc-roc`, `auc-pr`: the areas under the curves of ROC and of precision over recall (average "
-    "precision) of {}, for targets 0 and 1. Fractions; nan where all targets are the same."
+    "`auc-roc`, `auc-pr`: the areas under the ROC and the precision-recall curve (average "
+    "precision) of {}, for targets 0 and 1. 0-1; nan if all targets are the same."
 )
 auc = built_in(Pooled("auc", _AREAS.format("predictions that are numbers"), _binary_score, _areas))
 score_auc = built_in(

@@ -58,9 +58,8 @@ exact_match = built_in(
 word_error_rate = built_in(
     Metric(
         "word_error_rate",
-        "`wer`: the fraction of words whose prediction is none of the listed pronunciations, the "
-        "word error rate of grapheme-to-phoneme conversion; for that of sentences see "
-        "`word_edit_rate`.",
+        "`wer`: the fraction of words whose prediction is not a listed pronunciation, the word "
+        "error rate of grapheme-to-phoneme conversion; `word_edit_rate` is that of sentences.",
         lambda target, prediction: (not is_right(target, prediction), 1),
         fraction("wer"),
     )
@@ -68,9 +67,8 @@ word_error_rate = built_in(
 phoneme_error_rate = built_in(
     Metric(
         "phoneme_error_rate",
-        "`per`: edits to the nearest listed pronunciations over the number of their phonemes, "
-        "which blanks divide. An empty prediction costs all phonemes of the shortest "
-        "pronunciation.",
+        "`per`: edits of phonemes to the nearest listed pronunciations over the number of their "
+        "phonemes. An empty prediction costs all phonemes of the shortest pronunciation.",
         _pieces,
         _rate("per", "phoneme"),
     )
@@ -87,7 +85,7 @@ word_edit_rate = built_in(
 character_error_rate = built_in(
     Metric(
         "character_error_rate",
-        "`cer`: edits of characters (Unicode code points, blanks too) to the nearest accepted text "
+        "`cer`: edits of characters (Unicode code points, spaces too) to the nearest accepted text "
         "over the number of its characters.",
         _characters,
         _rate("cer", "character"),

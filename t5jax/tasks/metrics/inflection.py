@@ -110,9 +110,8 @@ def _rule_means(total: np.ndarray) -> Values:
 inflection_exact_match = built_in(
     Metric(
         "inflection_exact_match",
-        "`exact_match`, and the same over regular and irregular words, where there are any: "
-        "`exact_match_irregular` is over the words for which the rule (see `by_rule`) gives none "
-        "of the listed forms, `exact_match_regular` over all others. Fractions.",
+        "`exact_match`, and `exact_match_regular` and `exact_match_irregular` if there are such "
+        "words. A word is irregular if the rule (`by_rule`) gives none of its listed forms. 0-1.",
         _right,
         _means("exact_match"),
     )
@@ -120,9 +119,9 @@ inflection_exact_match = built_in(
 rule_exact_match = built_in(
     Metric(
         "rule_exact_match",
-        "The baseline that adds a suffix, without a look at the predictions: `rule_exact_match`, "
-        "and `rule_exact_match_irregular`, which is 0 by definition: the line that a model is "
-        "above as soon as it knows one irregular word. Fractions.",
+        "The baseline that adds a suffix; predictions are ignored: `rule_exact_match`, and "
+        "`rule_exact_match_irregular`, which is 0 by definition: a model that knows one irregular "
+        "word exceeds it. 0-1.",
         _right_by_rule,
         _rule_means,
     )

@@ -119,8 +119,8 @@ span_squad = built_in(
     Metric(
         "span_squad",
         "`em` and `f1` as SQuAD's, of the text that a prediction like `start: 3 end: 4` names in "
-        "the context. T5's metric counts the words otherwise than T5's targets, whose own spans "
-        "it takes for wrong where punctuation comes before them.",
+        "the context. Words are counted as in T5's targets; T5's metric counts them differently, "
+        "and takes the targets' own spans after punctuation for wrong.",
         _span,
         percentages("em", "f1"),
     )
@@ -136,7 +136,7 @@ trivia_qa = built_in(
 record = built_in(
     Grouped(
         "record",
-        "`em` and `f1` as SQuAD's, over queries: of examples with the same group the first counts.",
+        "`em` and `f1` as SQuAD's, over queries: the first example of each group counts.",
         _record,
         percentages("em", "f1"),
         lambda rows: rows[0][1:],
@@ -145,8 +145,8 @@ record = built_in(
 multirc_f1_over_all_answers = built_in(
     Grouped(
         "multirc_f1_over_all_answers",
-        "`f1`: the F1 of class 1 (true) over the answers to all questions, in percent; what is "
-        "neither true nor false counts as wrong.",
+        "`f1`: the F1 of class 1 (true) over the answers to all questions, in percent; a "
+        "prediction other than true and false counts as wrong.",
         _multirc_cells,
         binary_f1,
         _sum_of_group,
@@ -155,8 +155,8 @@ multirc_f1_over_all_answers = built_in(
 multirc_exact_match = built_in(
     Grouped(
         "multirc_exact_match",
-        "`exact_match`: the percentage of questions all of whose answers are judged right. In "
-        "percent, as T5 reports it, while the metric `exact_match` is a fraction.",
+        "`exact_match`: the percentage of questions all of whose answers are judged right; the "
+        "metric `exact_match` is a fraction.",
         _multirc_right,
         percentages("exact_match"),
         lambda rows: (all(right for _, right in rows), 1),
