@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -17,7 +18,7 @@ from t5jax.tasks.metrics import (
 from t5jax.tasks.postprocessors import label_index, number, referent
 from t5jax.tasks.ranking import set_answers
 from t5jax.tasks.source import SPLITS
-from t5jax.tasks.text import Row, add_task, each, label_text
+from t5jax.tasks.text import Preprocessor, Row, add_task, each, label_text
 from t5jax.tasks.winograd import resolve_hypothesis
 
 _MNLI_SPLITS = (
@@ -88,22 +89,26 @@ def similarity(row: Row) -> dict[str, tf.Tensor]:
     }
 
 
-for _task in TASKS:
-    _step = (
-        each(classify, prefix=_task.prefix or _task.name, fields=_task.fields, labels=_task.labels)
-        if _task.labels
-        else each(similarity)
-    )
+def add_classification(
+    name: str, dataset: str, task: Classification, first: Sequence[Preprocessor] = ()
+) -> None:
+    """Registers a task, after the preprocessors `first`, and declares its labels as answers."""
+    labels = task.labels
+    step = each(classify, prefix=task.prefix or task.name, fields=task.fields, labels=labels)
     add_task(
-        f"glue_{_task.name}_v002",
-        f"glue/{_task.name}:1.0.0",
-        [_step],
-        splits=_task.splits,
-        postprocess=label_index(_task.labels) if _task.labels else number,
-        metrics=_task.metrics,
+        name,
+        dataset,
+        [*first, step if labels else each(similarity)],
+        splits=task.splits,
+        postprocess=label_index(labels) if labels else number,
+        metrics=task.metrics,
     )
-    if _task.labels:
-        set_answers(f"glue_{_task.name}_v002", _task.labels)
+    if labels:
+        set_answers(name, labels)
+
+
+for _task in TASKS:
+    add_classification(f"glue_{_task.name}_v002", f"glue/{_task.name}:1.0.0", _task)
 
 # For models trained on WSC and DPR: WNLI is too small to train on, and its rows mislead.
 add_task(

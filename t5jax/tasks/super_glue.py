@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from t5jax.tasks import metrics
 from t5jax.tasks.behind_sentinel import with_sentinel
-from t5jax.tasks.glue import Classification, classify, named_fields
+from t5jax.tasks.glue import Classification, add_classification, named_fields
 from t5jax.tasks.metrics import (
     accuracy,
     mean_multiclass_f1,
@@ -154,18 +154,12 @@ def resolve_candidates(row: Row) -> dict[str, tf.Tensor]:
 
 
 for _task in TASKS:
-    _steps = [
-        each(classify, prefix=_task.prefix or _task.name, fields=_task.fields, labels=_task.labels)
-    ]
-    add_task(
+    add_classification(
         f"super_glue_{_task.name}_v102",
         f"super_glue/{_task.name}:1.0.2",
-        [each(broad_coverage), *_steps] if _task.name == "axb" else _steps,
-        splits=_task.splits,
-        postprocess=label_index(_task.labels),
-        metrics=_task.metrics,
+        _task,
+        [each(broad_coverage)] if _task.name == "axb" else [],
     )
-    set_answers(f"super_glue_{_task.name}_v102", _task.labels)
 
 add_task(
     "super_glue_multirc_v102",
