@@ -28,12 +28,11 @@ def _boxed(config: ModelConfig, key: jax.Array) -> Any:
 
 
 def define(module: nn.Module, *skip: str) -> None:
-    """Has a module and all in it, but its attributes `skip`, make their parameters.
+    """Makes the parameters of a module and its submodules, except for the attributes `skip`.
 
-    Every module makes its own in `setup`. Tracing a computation to the same end takes ten times as
-    long.
+    Each module makes its own in `setup`. Tracing a computation instead takes ten times as long.
     """
-    getattr(module, "any", None)  # Flax runs `setup` when it is first asked for an attribute
+    getattr(module, "any", None)  # Flax runs `setup` at the first access to an attribute
     for name, value in list(vars(module).items()):
         for part in value if isinstance(value, tuple) else (value,):
             if isinstance(part, nn.Module) and name not in ("parent", *skip):
@@ -47,7 +46,7 @@ def init_params(config: ModelConfig, key: jax.Array) -> Params:
 
 @functools.lru_cache(maxsize=16)
 def _abstract(config: ModelConfig) -> tuple[Params, Params]:
-    """Shapes and logical axes of the training tree. Kept: this takes time."""
+    """Shapes and logical axes of the training tree; cached, because it takes time."""
     boxed = jax.eval_shape(lambda: _boxed(config, jax.random.key(0)))
     # Within a mesh `nn.unbox` would constrain values; these are shapes.
     shapes = jax.tree.map(lambda box: box.value, boxed, is_leaf=_is_box)

@@ -1,9 +1,8 @@
-"""Exact products of int8 on a CPU, arranged as XLA multiplies them fastest.
+"""Exact int8 products on a CPU, arranged for XLA.
 
-One row of 512 by a kernel of 32,128 outputs takes 28 ms, two rows take 1.04 ms, and
-one in float32 1.7 to 1.9 ms (2 cores). XLA computes COLUMNS columns at a time, whether there are so
-many or not, so very few rows are made more: one row of T5-small and T5-base decodes 1.04 to 1.10
-times as fast in int8 for it.
+One row of 512 by a kernel of 32,128 outputs takes 28 ms in int8, two rows take 1.04 ms, and one row
+in float32 1.7 to 1.9 ms (2 cores). XLA pads products to COLUMNS columns, so very few rows are made
+more: one row of T5-small and T5-base decodes 1.04 to 1.10 times as fast in int8.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-# Rows up to which x is the right operand.
+# Most rows of x that are the right operand.
 MOST_RIGHT_ROWS = 32
-# Columns that cost no more than one, and the weights of a kernel from which on they are filled.
+# XLA CPU pads int8 products to 8 columns. Filling them pays from a kernel of LARGE weights on.
 COLUMNS = 8
 LARGE = 2**20
 
@@ -21,10 +20,9 @@ LARGE = 2**20
 def int8_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """int8[R, C] with int8[O, C] -> int32[R, O], for CPUs.
 
-    XLA rearranges the right operand of a product: x while it has few rows, the kernel only where
-    that is little beside the product itself. It reads long rows of a kernel faster than short ones,
-    so where x has very few rows, several rows of a large kernel are taken for one, and each of them
-    has columns of its own: x, and zeros for the other rows.
+    XLA rearranges the right operand of a product, so x is on the right while it has few rows. XLA
+    reads long kernel rows faster than short ones. So for very few rows of x, several rows of a
+    large kernel are joined to one; each joined row has columns of its own, x padded with zeros.
     """
     (outputs, width), rows = kernel.shape, len(x)
     if rows > MOST_RIGHT_ROWS:
@@ -35,9 +33,9 @@ def int8_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     if joined > 1:
         columns = jnp.zeros((joined * rows, joined * width), jnp.int8)
         for i in range(joined):
-            # Slices are copied as they are; written as one expression it takes as long as it saves.
+            # Slice updates are plain copies; one expression would take as long as joining saves.
             columns = jax.lax.dynamic_update_slice(columns, x, (i * rows, i * width))
         kernel, x = kernel.reshape(-1, joined * width), jax.lax.optimization_barrier(columns)
     y = jnp.einsum("OC,RC->OR", kernel, x, preferred_element_type=jnp.int32)
-    # Without the barrier XLA would turn the product round, to save the transposition.
+    # Without the barrier XLA would swap the operands, to save the transposition.
     return jax.lax.optimization_barrier(y).reshape(outputs, rows).T

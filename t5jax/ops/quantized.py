@@ -1,9 +1,9 @@
 """int8 and int4 kernels for inference: a quarter or an eighth of float32's bytes.
 
-Kernels have their output dimensions first (`t5jax.model.layout`). A kernel is integers of eight
-bits times a scale for each output. `Int4` stores each integer as four bits times a factor that a
-group of weights shares, so both kinds are multiplied alike (`t5jax.ops.quantized_products`). The
-factors are integers as in QServe (Lin et al. 2024, arXiv:2405.04532, section 4).
+Kernels have their output dimensions first (`t5jax.model.layout`). A kernel is int8 integers times a
+scale for each output. `Int4` stores an integer as four bits times an integer factor that a group of
+weights shares (QServe: Lin et al. 2024, arXiv:2405.04532, section 4), so both are multiplied as
+int8 (`t5jax.ops.quantized_products`).
 """
 
 from __future__ import annotations

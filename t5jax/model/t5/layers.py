@@ -244,7 +244,7 @@ class DecoderLayer(Layer):
 
 
 class Stack(nn.Module):
-    """The layers of one stack, the bias table that they share, and the last norm."""
+    """The layers of a stack, their shared bias table, and the final norm."""
 
     config: T5Config
     dtype: Any
@@ -265,7 +265,7 @@ class Stack(nn.Module):
         self.norm = RMSNorm(self.config, self.dtype)
 
     def __call__(self, x: jax.Array, key: Key, *seen: Any) -> jax.Array:
-        """[B, T, D] -> [B, T, D], normed; `seen` is what all layers are given after their bias."""
+        """[B, T, D] -> [B, T, D], normed; `seen` are each layer's further arguments."""
         first, last, inner = split(key, 3)
         x = constrain(dropout(x, self.config.dropout, first))
         shared, found = self.biases(x.shape[1])
@@ -278,7 +278,7 @@ class Stack(nn.Module):
         return dropout(self.norm(x), self.config.dropout, last)
 
     def biases(self, length: int) -> tuple[Any, jax.Array | None]:
-        """The bias of all layers, or the buckets int32[T, T] that each looks up in its table."""
+        """The bias shared by all layers, or the buckets int32[T, T] for each layer's table."""
         positions = jnp.arange(length)
         found = buckets(self.config, positions, positions, bidirectional=self.bidirectional)
         if self.config.relative_bias == "per_layer":
@@ -286,14 +286,14 @@ class Stack(nn.Module):
         return self.relpos_bias(found), None
 
     def fold(self, step: Any, x: Any, keys: jax.Array | None) -> Any:
-        """`x, _ = step(layer, x, key)` through the layers, stacked or apart."""
+        """Applies `x, _ = step(layer, x, key)` in turn, scanned or unrolled."""
         if self.remat != "none":
             saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
             step = nn.remat(
                 step,
                 policy=saved if self.remat == "dots" else None,
-                # A loop keeps the recomputation from being merged with the first computation;
-                # layers written out need a barrier, which costs a little.
+                # A scan already keeps XLA from merging the recomputation with the forward pass;
+                # unrolled layers need a barrier, which costs a little.
                 prevent_cse=not self.scan,
             )
         if self.scan:
@@ -321,18 +321,18 @@ class Stack(nn.Module):
 
 
 class Encoder(Stack):
-    """Tokens see all of their segment."""
+    """Tokens see their whole segment."""
 
     layer = EncoderLayer
     bidirectional = True
 
     def mask(self, segment_ids: jax.Array) -> Any:
-        """Who may see whom, of int[B, S]."""
+        """The attention mask of segments int[B, S]."""
         return segment_mask(segment_ids, segment_ids)
 
 
 class Decoder(Stack):
-    """Tokens see those before them, and the encoder's."""
+    """Tokens see earlier tokens, and the encoder's."""
 
     layer = DecoderLayer
     bidirectional = False

@@ -1,4 +1,4 @@
-"""LongT5's encoder in training: its attention, and what its layers share."""
+"""LongT5's encoder for training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from t5jax.ops.gradients import project
 
 
 class LongAttention(Attention):
-    """Self-attention with the projections of any other, and a norm of global tokens."""
+    """LongT5's encoder self-attention: the same projections, and a norm of global tokens."""
 
     def setup(self) -> None:
         super().setup()
@@ -22,7 +22,7 @@ class LongAttention(Attention):
     def __call__(
         self, x: jax.Array, memory: jax.Array, bias: Any, mask: Any, key: Key
     ) -> jax.Array:
-        """x [B, S, D], which is `memory`, attends to itself, by a `LongBias` and a `Reach`."""
+        """x [B, S, D], which is also `memory` -> [B, S, D]. `bias`: `LongBias`; `mask`: `Reach`."""
         query, *into = (w.astype(self.dtype) for w in (self.query, self.key, self.value))
         side = None
         if mask.places is not None:
@@ -48,7 +48,7 @@ class LongEncoderLayer(EncoderLayer):
 
 
 class LongEncoder(Encoder):
-    """Tokens see their neighbours, and perhaps sums of blocks."""
+    """LongT5: tokens see neighbours, and global tokens if configured."""
 
     layer = LongEncoderLayer
 

@@ -26,12 +26,11 @@ class T5(nn.Module):
 
     Attributes:
       config: the architecture.
-      dtype: of the computation; norms, softmax and logits are float32 whatever it is. Parameters
-        are cast on use.
-      remat: what the backward pass recomputes: nothing, whole layers, or all but the products of
-        weights with activations ("dots").
-      scan: whether layers are stacked, and one is compiled and looped over; else the tree is that
-        of `unstack` and layers are written out: on a CPU a seventh faster, and longer compiled.
+      dtype: compute dtype. Parameters are cast on use; norms, softmax and logits are float32.
+      remat: the backward pass recomputes nothing, whole layers, or all but the products of weights
+        with activations ("dots").
+      scan: scan over stacked layers. False: unroll layers, over the tree of `unstack`: slower to
+        compile, and a seventh faster on a CPU.
     """
 
     config: T5Config
@@ -74,7 +73,7 @@ class T5(nn.Module):
         )
 
     def define(self) -> None:
-        """Makes all parameters, and computes nothing."""
+        """Makes all parameters."""
         self.encoder.define()
         if not self.config.encoder_only:
             self.decoder.define()
