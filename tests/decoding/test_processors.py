@@ -505,7 +505,7 @@ def test_none_turns_an_option_off_and_numbers_may_be_of_numpy():
 def test_what_a_call_asks_for_goes_before_what_a_checkpoint_says():
     options = GenerationOptions(min_new_tokens=6, forced_bos_token_id=5)
     assert options.replace({"max_new_tokens": 3}).min_new_tokens == 3
-    with pytest.raises(ValueError, match="min_new_tokens=7 must be at most max_new_tokens=3"):
+    with pytest.raises(ValueError, match="min_new_tokens=7 must be between 0 and max_new_tokens=3"):
         options.replace({"max_new_tokens": 3, "min_new_tokens": 7})
     t5 = tiny_text2text(generation=options)
     assert t5.generate("x", decoder_prefix="it", max_new_tokens=3).startswith("it")
