@@ -8,13 +8,13 @@ from typing import Literal
 
 from t5jax.cli.arguments import place
 from t5jax.cli.heavy import import_heavy
-from t5jax.cli.loading import Source
+from t5jax.cli.loading import CheckpointCommand
 from t5jax.knobs import REQUIRED, knob
 from t5jax.paths import user_path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Convert(Source):
+class Convert(CheckpointCommand):
     """Write a checkpoint in another format.
 
     Reads a checkpoint of any format, one parameter at a time, and writes it in another. Every

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Source(Command):
+class CheckpointCommand(Command):
     """How a checkpoint is read."""
 
     quantize: Literal["int8", "int4"] | None = knob(None, "kernels in eight or four bits a weight")
@@ -45,7 +45,7 @@ class Source(Command):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Generating(Source):
+class Generating(CheckpointCommand):
     """How a checkpoint is loaded, and how it decodes."""
 
     dtype: Literal["float32", "bfloat16"] = knob("float32", "parameters and computation")

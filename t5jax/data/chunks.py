@@ -12,7 +12,7 @@ import seqio
 import tensorflow as tf
 
 from t5jax.config import LengthsConfig
-from t5jax.data.packing import Example
+from t5jax.data.packing import TokenPair
 from t5jax.tasks.faults import ids_end, tell, wrong_ids
 
 # TensorFlow would reserve accelerators' memory. RuntimeError: it is already initialized.
@@ -72,7 +72,7 @@ def chunks_of(dataset: tf.data.Dataset, lengths: LengthsConfig) -> tf.data.Datas
     return dataset.map(convert).padded_batch(CHUNK)
 
 
-def usable_of(chunk: Mapping[str, np.ndarray], pad: int) -> tuple[list[Example], int, np.ndarray]:
+def usable_of(chunk: Mapping[str, np.ndarray], pad: int) -> tuple[list[TokenPair], int, np.ndarray]:
     """The chunk's usable examples, the number of unusable ones, and int[2] truncated sequences.
 
     An example is unusable if its inputs or targets are empty or contain the padding id `pad`.

@@ -13,7 +13,7 @@ from t5jax.config import LengthsConfig
 from t5jax.model.contract import ModelConfig
 
 # Inputs int32[n], targets int32[m]; n, m > 0, and no id is the model's padding.
-Example = tuple[np.ndarray, np.ndarray]
+TokenPair = tuple[np.ndarray, np.ndarray]
 
 
 class ModelIds(NamedTuple):
@@ -54,7 +54,7 @@ class Examples:
         self.cuts = cuts
 
     @classmethod
-    def of(cls, examples: Iterable[Example]) -> Examples:
+    def of(cls, examples: Iterable[TokenPair]) -> Examples:
         """Copies the examples."""
         sequences = list(chain.from_iterable(examples))
         cuts = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
@@ -63,17 +63,17 @@ class Examples:
     def __len__(self) -> int:
         return len(self.cuts) // 2
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> TokenPair:
         start, middle, end = self.cuts[2 * index : 2 * index + 3]
         return self.ids[start:middle], self.ids[middle:end]
 
-    def __iter__(self) -> Iterator[Example]:
+    def __iter__(self) -> Iterator[TokenPair]:
         return map(self.__getitem__, range(len(self)))
 
 
 def pack(
-    waiting: Sequence[Example], take: Callable[[], Example], rows: int, lengths: LengthsConfig
-) -> tuple[list[list[Example]], list[Example]]:
+    waiting: Sequence[TokenPair], take: Callable[[], TokenPair], rows: int, lengths: LengthsConfig
+) -> tuple[list[list[TokenPair]], list[TokenPair]]:
     """Packs `rows` rows; each example goes into the first row with room for it.
 
     Examples come from `waiting` (at most 32), then from `take`, until 32 examples fit no row. Those
@@ -83,9 +83,9 @@ def pack(
     Returns:
       The examples of each row, and the examples that fit no row.
     """
-    placed: list[list[Example]] = [[] for _ in range(rows)]
+    placed: list[list[TokenPair]] = [[] for _ in range(rows)]
     room = [(lengths.inputs, lengths.targets)] * rows
-    left: list[Example] = []
+    left: list[TokenPair] = []
     for inputs, targets in chain(waiting, iter(take, None)):
         n, m = len(inputs), len(targets)
         for row, (inputs_room, targets_room) in enumerate(room):
@@ -100,7 +100,7 @@ def pack(
     return placed, left
 
 
-def to_batch(rows: Sequence[Sequence[Example]], lengths: LengthsConfig, ids: ModelIds) -> Batch:
+def to_batch(rows: Sequence[Sequence[TokenPair]], lengths: LengthsConfig, ids: ModelIds) -> Batch:
     """A numpy Batch; row i holds the examples rows[i], which must fit into `lengths`."""
     inputs = np.full((len(rows), lengths.inputs), ids.pad, np.int32)
     targets = np.full((len(rows), lengths.targets), ids.pad, np.int32)

@@ -26,7 +26,7 @@ from t5jax.data.chunks import (
     usable_of,
     whole_task,
 )
-from t5jax.data.packing import Example, Examples, ModelIds
+from t5jax.data.packing import Examples, ModelIds, TokenPair
 from t5jax.tasks.faults import reading
 
 State = Mapping[str, np.ndarray]
@@ -40,7 +40,7 @@ class Source(Protocol):
     dropped: int  # unusable examples: so far, or the stream's share of a task in memory
     cut: np.ndarray  # int[2], truncated inputs and targets, likewise
 
-    def take(self) -> Example: ...
+    def take(self) -> TokenPair: ...
 
     def state(self) -> State: ...
 
@@ -89,7 +89,7 @@ def hold(
         return None
     dataset = whole_task(task, split, lengths)
     again = next(whole_task(task, split, lengths).as_numpy_iterator(), None)
-    examples: list[Example] = []
+    examples: list[TokenPair] = []
     dropped, cut = 0, np.zeros(2, int)
     for index, chunk in enumerate(dataset.as_numpy_iterator()):
         if index == 0 and (
@@ -137,7 +137,7 @@ class HeldSource:
         self.dropped = len(range(stream, held.dropped, streams))
         self.cut = np.array([len(range(stream, count, streams)) for count in held.cut])
 
-    def take(self) -> Example:
+    def take(self) -> TokenPair:
         epoch, index = divmod(self._taken, len(self._places))
         self._taken += 1
         order = _permutation(len(self._examples), *self._key, epoch)
@@ -245,18 +245,18 @@ class ReadSource:
         self._ids = ids
         self._streams = streams
         self._iterator = iter(dataset.with_options(options))
-        self._chunk: Sequence[Example] = ()
+        self._chunk: Sequence[TokenPair] = ()
         self._next = 0
         self.dropped, self.cut = 0, np.zeros(2, int)
 
-    def take(self) -> Example:
+    def take(self) -> TokenPair:
         if self._next == len(self._chunk):
             self._chunk = self._read()
             self._next = 0
         self._next += 1
         return self._chunk[self._next - 1]
 
-    def _read(self) -> list[Example]:
+    def _read(self) -> list[TokenPair]:
         for _ in range(HOPELESS):
             with reading(self._task, self._split, dataclasses.asdict(self._lengths)):
                 tensors = next(self._iterator, None)

@@ -12,7 +12,7 @@ import seqio
 
 from t5jax.batch import Batch
 from t5jax.config import LengthsConfig
-from t5jax.data.packing import Example, Examples, ModelIds, pack, to_batch
+from t5jax.data.packing import Examples, ModelIds, TokenPair, pack, to_batch
 from t5jax.data.sources import HeldSource, ReadSource, Source, State, check_source, hold, uniform
 from t5jax.tasks.faults import check_features, reading
 
@@ -90,9 +90,9 @@ class Stream:
         self._key = key
         self._taken = 0
         self._choices: Sequence[int] = ()
-        self._waiting: Sequence[Example] = ()
+        self._waiting: Sequence[TokenPair] = ()
 
-    def _take(self) -> Example:
+    def _take(self) -> TokenPair:
         if len(self.sources) == 1:
             return self.sources[0].take()
         block, index = divmod(self._taken, _CHOICES)
@@ -106,7 +106,7 @@ class Stream:
         """The next rows, as a numpy Batch."""
         if not self._packed:
             return to_batch([[self._take()] for _ in range(self._rows)], self._lengths, self._ids)
-        rows: list[list[Example]] = []
+        rows: list[list[TokenPair]] = []
         while len(rows) < self._rows:
             count = min(_OPEN_ROWS, self._rows - len(rows))
             filled, self._waiting = pack(self._waiting, self._take, count, self._lengths)

@@ -1,6 +1,6 @@
 """Hugging Face's format: configuration, weights and tokenizer in one folder, read and written.
 
-A family's table (`Table`) says where each tensor lies; both directions follow it.
+A family's table (`HuggingFaceTable`) says where each tensor lies; both directions follow it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from t5jax.formats.tensor_files import read_tensors, write_safetensors
 from t5jax.knobs import short
 from t5jax.model.family import families, family_of
 from t5jax.model.parameters import paths
-from t5jax.model.tensors import Row, Tensor, Tensors, equal
+from t5jax.model.tensors import Tensor, TensorRow, Tensors, equal
 from t5jax.schema import Schema, check, read_json
 from t5jax.vocabulary import Vocabulary, from_huggingface, write_huggingface
 
@@ -48,7 +48,7 @@ _SILENT = frozenset(
 )
 
 
-class Table(Protocol):
+class HuggingFaceTable(Protocol):
     """What a family's table of this format has, a module.
 
     Attributes:
@@ -63,7 +63,7 @@ class Table(Protocol):
     SILENT: frozenset[str]
     IGNORED: tuple[str, ...]
 
-    def rows(self, config: Any) -> Iterable[Row]:
+    def rows(self, config: Any) -> Iterable[TensorRow]:
         """Where every parameter lies."""
 
     def read_config(
@@ -121,7 +121,7 @@ def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> SingleTe
     return completed(about, tensors, path, unused, allow)
 
 
-def _table(file: Path, content: Mapping[str, Any]) -> Table:
+def _table(file: Path, content: Mapping[str, Any]) -> HuggingFaceTable:
     """The table of the family that has the file's model_type; of the first where it has none."""
     tables = [family.table("hf") for family in families() if "hf" in family.formats]
     kind = check(_Kind, content, file).model_type
@@ -154,7 +154,7 @@ def _read_generation(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]
     return generation
 
 
-def _check_known(file: Path, content: Mapping[str, Any], table: Table) -> None:
+def _check_known(file: Path, content: Mapping[str, Any], table: HuggingFaceTable) -> None:
     """ValueError for a field of config.json that nothing here reads, and that may matter."""
     known = {*table.ConfigJson.model_fields, *table.SILENT, *_SILENT, *generation_defaults.NAMES}
     for name in sorted(set(content) - known):
@@ -188,7 +188,7 @@ def from_weights(
 
 
 def _reading(
-    name: str, theirs: Tensor, shape: tuple[int, ...], row: Row, source: Path | str
+    name: str, theirs: Tensor, shape: tuple[int, ...], row: TensorRow, source: Path | str
 ) -> Tensor:
     expected = row.transform.written_shape(shape)
     if theirs.shape != expected:
@@ -215,7 +215,7 @@ def to_weights(config: Any, tensors: Tensors) -> dict[str, Tensor]:
       ValueError: the configuration's family has no table of this format.
     """
 
-    def writing(row: Row) -> Tensor:
+    def writing(row: TensorRow) -> Tensor:
         ours, write = tensors[row.path], row.transform.write
         shape = row.transform.written_shape(ours.shape)
         return Tensor(shape, ours.dtype, lambda: np.ascontiguousarray(write(ours.read())))

@@ -5,7 +5,7 @@
     FOLDER/*.gin, or one folder up               where there is one: the network's fields
 
 Layers are apart (`encoder/layers_0/…`, T5X's `t5`) or stacked on the second axis (`encoder/encoder/
-…`, its `scalable_t5`). A family's table (`Table`) says where each array lies, and reads the
+…`, its `scalable_t5`). A family's table (`T5XTable`) says where each array lies, and reads the
 architecture off the shapes and the gin files.
 """
 
@@ -36,7 +36,7 @@ from t5jax.formats.checkpoint import (
 )
 from t5jax.model.family import families, family_of
 from t5jax.model.parameters import paths
-from t5jax.model.tensors import Row, Tensor, Tensors
+from t5jax.model.tensors import Tensor, TensorRow, Tensors
 from t5jax.schema import Schema, check
 from t5jax.text_files import read_text
 
@@ -52,7 +52,7 @@ _GZIP = 1032
 DType = Literal["float32", "bfloat16", "float16", "float64"]
 
 
-class Table(Protocol):
+class T5XTable(Protocol):
     """What a family's table of this format has, a module.
 
     Attributes:
@@ -61,7 +61,7 @@ class Table(Protocol):
 
     Gin: type[Schema]
 
-    def rows(self, config: Any, *, stacked: bool) -> Iterable[Row]:
+    def rows(self, config: Any, *, stacked: bool) -> Iterable[TensorRow]:
         """Where every parameter lies."""
 
     def read_config(
@@ -165,7 +165,7 @@ def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> SingleTe
 
 def _architecture(
     folder: Path, target: Tensors, stacked: bool, changes: Mapping[str, Any]
-) -> tuple[Table, Any, dict[str, str]]:
+) -> tuple[T5XTable, Any, dict[str, str]]:
     """The table of the first family that the arrays are of, the configuration, what it assumes.
 
     Raises:
@@ -175,7 +175,7 @@ def _architecture(
     for family in families():
         if "t5x" not in family.formats:
             continue
-        table: Table = family.table("t5x")
+        table: T5XTable = family.table("t5x")
         try:
             bindings = _bindings(folder, table.Gin)
             return table, *table.read_config(folder, target, stacked, bindings, changes)
@@ -319,9 +319,9 @@ def write(
       ValueError: T5X has no such model.
     """
     config = checkpoint.about.config
-    table: Table = family_of(config).table("t5x")
+    table: T5XTable = family_of(config).table("t5x")
     stacked = table.check_writable(config, stacked)
-    parts: dict[str, list[Row]] = {}
+    parts: dict[str, list[TensorRow]] = {}
     for row in table.rows(config, stacked=stacked):
         parts.setdefault(row.names[0], []).append(row)
     with complete_folder(path) as folder:

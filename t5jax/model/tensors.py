@@ -51,7 +51,7 @@ INTO_HEADS = Transform(TRANSPOSED.read, lambda x: x.reshape(x.shape[0], -1).T)
 OUT_OF_HEADS = Transform(TRANSPOSED.read, lambda x: x.reshape(-1, x.shape[-1]).T)
 
 
-class Row(NamedTuple):
+class TensorRow(NamedTuple):
     """One parameter's place in a file.
 
     Attributes:

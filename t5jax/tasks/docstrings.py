@@ -24,9 +24,9 @@ from t5jax.tasks import objectives
 from t5jax.tasks.metrics import rouge
 from t5jax.tasks.source import (
     SPLITS,
-    Row,
-    Table,
     TableSource,
+    WordPair,
+    WordTable,
     output_features,
     shuffled,
     split_of,
@@ -107,13 +107,13 @@ def _is_test(file: PurePath) -> bool:
 
 
 @functools.cache
-def read_docstrings() -> Table:
+def read_docstrings() -> WordTable:
     """All splits. Sentences and rests are unique; a module belongs to one split.
 
     Raises:
       FileNotFoundError: no package is installed with its sources.
     """
-    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    rows: dict[str, list[WordPair]] = {split: [] for split in SPLITS}
     seen: set[str] = set()
     for distribution in LICENSES:
         for module, path in _sources(distribution):
@@ -125,7 +125,7 @@ def read_docstrings() -> Table:
                 if pair is not None and not seen.intersection(pair):
                     seen.update(pair)
                     summary, body = pair
-                    rows[split_of(module)].append(Row("summarize", body, summary, (summary,)))
+                    rows[split_of(module)].append(WordPair("summarize", body, summary, (summary,)))
     if not seen:
         raise FileNotFoundError(f"the sources of none of {', '.join(LICENSES)} are installed")
     return {split: shuffled(of_split) for split, of_split in rows.items()}

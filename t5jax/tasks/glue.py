@@ -18,7 +18,7 @@ from t5jax.tasks.metrics import (
 from t5jax.tasks.postprocessors import label_index, number, referent
 from t5jax.tasks.ranking import set_answers
 from t5jax.tasks.source import SPLITS
-from t5jax.tasks.text import Preprocessor, Row, add_task, each, label_text
+from t5jax.tasks.text import Preprocessor, RawExample, add_task, each, label_text
 from t5jax.tasks.winograd import resolve_hypothesis
 
 _MNLI_SPLITS = (
@@ -63,14 +63,14 @@ TASKS = (
 )
 
 
-def named_fields(row: Row, prefix: str, fields: tuple[str, ...]) -> tf.Tensor:
+def named_fields(row: RawExample, prefix: str, fields: tuple[str, ...]) -> tf.Tensor:
     """`prefix field1: … field2: …`."""
     parts = [part for field in fields for part in (f"{field}:", row[field])]
     return tf.strings.join([prefix, *parts], separator=" ")
 
 
 def classify(
-    row: Row, prefix: str, fields: tuple[str, ...], labels: tuple[str, ...]
+    row: RawExample, prefix: str, fields: tuple[str, ...], labels: tuple[str, ...]
 ) -> dict[str, tf.Tensor]:
     """A row -> the text of its fields, and its label's word."""
     return {
@@ -80,7 +80,7 @@ def classify(
     }
 
 
-def similarity(row: Row) -> dict[str, tf.Tensor]:
+def similarity(row: RawExample) -> dict[str, tf.Tensor]:
     """STS-B: the score is rounded to 0.2 and has one digit: 3.25 -> `3.2`."""
     return {
         "inputs": named_fields(row, "stsb", _PAIR),

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from t5jax.tasks.text import Row
+from t5jax.tasks.text import RawExample
 
 
-def correct(row: Row, source: str = "source", target: str = "target") -> dict[str, tf.Tensor]:
+def correct(
+    row: RawExample, source: str = "source", target: str = "target"
+) -> dict[str, tf.Tensor]:
     """A row -> `grammar: ` and its field `source`; the target is its field `target`."""
     return {
         "inputs": tf.strings.join(["grammar:", row[source]], separator=" "),

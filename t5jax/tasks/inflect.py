@@ -19,7 +19,15 @@ import numpy as np
 import seqio
 
 from t5jax.tasks.metrics import Inflection, inflection_exact_match, rule_exact_match
-from t5jax.tasks.source import Row, Table, data_file, references, split_of, table_of, word_task
+from t5jax.tasks.source import (
+    WordPair,
+    WordTable,
+    data_file,
+    references,
+    split_of,
+    table_of,
+    word_task,
+)
 
 NAME = "inflect"
 
@@ -65,16 +73,16 @@ def parse_table(lines: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
     return {key: tuple(listed) for key, listed in forms.items() if listed}
 
 
-def _rows(table: Mapping[tuple[str, str], tuple[str, ...]]) -> Iterator[Row]:
+def _rows(table: Mapping[tuple[str, str], tuple[str, ...]]) -> Iterator[WordPair]:
     for (prefix, lemma), listed in table.items():
         # A plural equal to the lemma is right where listed ("fish/fishes", "cruelty"), but it comes
         # first for a thousand uncountable nouns, and would teach to copy.
         changed = [form for form in listed if form != lemma] if prefix == "plural" else listed
-        yield Row(prefix, lemma, changed[0], listed)
+        yield WordPair(prefix, lemma, changed[0], listed)
 
 
 @functools.cache
-def read_inflect() -> Table:
+def read_inflect() -> WordTable:
     """All splits of the table in the installed distribution `lemminflect`.
 
     Each lemma and prefix is a row; all rows of a lemma are in one split.

@@ -8,7 +8,7 @@ import seqio
 import tensorflow as tf
 
 from t5jax.tasks import ablations, objectives
-from t5jax.tasks.text import Preprocessor, Row, add_task, each
+from t5jax.tasks.text import Preprocessor, RawExample, add_task, each
 
 _EOS = (seqio.preprocessors.append_eos_after_trim,)
 _DATASET = "c4/en:2.2.0"
@@ -50,7 +50,7 @@ UNSUPERVISED = {
 }
 
 
-def document(row: Row) -> dict[str, tf.Tensor]:
+def document(row: RawExample) -> dict[str, tf.Tensor]:
     """A row of C4 -> its text as `targets`, which the objective corrupts."""
     return {"targets": row["text"]}
 

@@ -6,7 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,10 @@ import seqio
 
 from t5jax import user_code
 from t5jax.knobs import short
+from t5jax.tasks.faults import Example
 from t5jax.tasks.metrics.base import Values, name_of
 from t5jax.tasks.metrics.examples import Measured, measure, numbers_of
 
-Example = Mapping[str, Any]
 # A metric of a task: its unique name, its function of (targets, outputs), and the outputs.
 Part = tuple[str, Callable[..., Values], Sequence[Any]]
 

@@ -5,12 +5,10 @@ seqio calls them for targets and predictions; `example` is the preprocessed exam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-Example = Mapping[str, np.ndarray]
+from t5jax.tasks.faults import Example
 
 
 def label_index(labels: tuple[str, ...]) -> Callable[..., int]:

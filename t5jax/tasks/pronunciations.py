@@ -18,7 +18,7 @@ from pathlib import Path
 import seqio
 
 from t5jax.tasks import pronounce, registry
-from t5jax.tasks.source import Row, Table, split_of, table_of, word_task
+from t5jax.tasks.source import WordPair, WordTable, split_of, table_of, word_task
 from t5jax.text_files import read_lines
 
 SPLITS = ("train", "validation", "all")
@@ -51,16 +51,16 @@ def _entry(line: str, where: str) -> tuple[str, str]:
     return word.lower(), " ".join(rest[0].split())
 
 
-def table(pronunciations: dict[str, tuple[str, ...]]) -> Table:
+def table(pronunciations: dict[str, tuple[str, ...]]) -> WordTable:
     """The splits: `validation` has about 5 % of the words, chosen as for `pronounce`.
 
     `train`, the other words, has a row for each pronunciation. `validation`, and `all`, for a file
     that is a test set, have a row for each word, whose answer is the first pronunciation.
     """
 
-    def rows() -> Iterator[tuple[str, Row]]:
+    def rows() -> Iterator[tuple[str, WordPair]]:
         for word, listed in pronunciations.items():
-            of_word = [Row(pronounce.NAME, word, answer, listed) for answer in listed]
+            of_word = [WordPair(pronounce.NAME, word, answer, listed) for answer in listed]
             yield "all", of_word[0]
             if split_of(word) == "validation":
                 yield "validation", of_word[0]

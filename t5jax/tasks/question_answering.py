@@ -9,14 +9,14 @@ import tensorflow as tf
 
 from t5jax.tasks import metrics
 from t5jax.tasks.postprocessors import answers, answers_in_context, one_answer
-from t5jax.tasks.text import Row, add_task, each, escaped, one_blank, spaced
+from t5jax.tasks.text import RawExample, add_task, each, escaped, one_blank, spaced
 
 
 def _ask(question: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
     return one_blank(tf.strings.join(["question:", question, "context:", context], separator=" "))
 
 
-def squad(row: Row, with_context: bool = True) -> dict[str, tf.Tensor]:
+def squad(row: RawExample, with_context: bool = True) -> dict[str, tf.Tensor]:
     """SQuAD, with spaces around punctuation. The target is the first answer; metrics get all.
 
     Without the context (`squad trivia question: …`) a model has to know the answer.
@@ -45,7 +45,7 @@ def spans(dataset: tf.data.Dataset) -> tf.data.Dataset:
     def words(text: tf.Tensor) -> tf.Tensor:
         return tf.strings.split(tf.strings.regex_replace(text, r"\W", " "), sep=" ")
 
-    def place(example: Row) -> dict[str, tf.Tensor]:
+    def place(example: RawExample) -> dict[str, tf.Tensor]:
         context, answer = words(example["context"]), words(example["targets"])
         numbers = tf.unique(tf.concat([context, answer], axis=0)).idx
         size = tf.size(answer)
@@ -66,7 +66,7 @@ def trivia_qa(dataset: tf.data.Dataset) -> tf.data.Dataset:
     Contexts are the Wikipedia pages, then the search results. Metrics get all answers.
     """
 
-    def ask(row: Row) -> tf.data.Dataset:
+    def ask(row: RawExample) -> tf.data.Dataset:
         contexts = tf.concat(
             [
                 row[source][field]
@@ -122,7 +122,7 @@ def keep_answer(
         return ids[start : start + longest]
 
     @seqio.map_over_dataset(num_seeds=1)
-    def cut(example: Row, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    def cut(example: RawExample, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         ids = example["inputs"]
         if tf.size(ids) > longest:
             ids = part(ids, example["targets"], seed)

@@ -19,7 +19,7 @@ SPLITS = ("train", "validation", "test")
 _SEPARATOR = "\t"  # between a row's answers, which hold no tab
 
 
-class Row(NamedTuple):
+class WordPair(NamedTuple):
     """An example: inputs `{prefix}: {word}`, target `answer`, and all right `answers`."""
 
     prefix: str
@@ -28,7 +28,7 @@ class Row(NamedTuple):
     answers: tuple[str, ...]
 
 
-Table = Mapping[str, Sequence[Row]]  # split -> rows
+WordTable = Mapping[str, Sequence[WordPair]]  # split -> rows
 
 
 def split_of(word: str) -> str:
@@ -37,7 +37,7 @@ def split_of(word: str) -> str:
     return "train" if place >= 0.10 else "validation" if place < 0.05 else "test"
 
 
-def shuffled(rows: Iterable[Row]) -> list[Row]:
+def shuffled(rows: Iterable[WordPair]) -> list[WordPair]:
     """The rows in a fixed pseudo-random order.
 
     Dictionaries are sorted: with a shuffle buffer smaller than the data, batches would have words
@@ -46,9 +46,9 @@ def shuffled(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (_place(f"{row.prefix}: {row.word}"), row))
 
 
-def table_of(rows: Iterable[tuple[str, Row]], splits: Sequence[str] = SPLITS) -> Table:
+def table_of(rows: Iterable[tuple[str, WordPair]], splits: Sequence[str] = SPLITS) -> WordTable:
     """Pairs of a split and a row -> the shuffled rows of each split."""
-    table: dict[str, list[Row]] = {split: [] for split in splits}
+    table: dict[str, list[WordPair]] = {split: [] for split in splits}
     for split, row in rows:
         table[split].append(row)
     return {split: shuffled(of_split) for split, of_split in table.items()}
@@ -88,7 +88,7 @@ class TableSource(seqio.DataSource):
       splits: the splits' names.
     """
 
-    def __init__(self, read: Callable[[], Table], splits: Sequence[str] = SPLITS):
+    def __init__(self, read: Callable[[], WordTable], splits: Sequence[str] = SPLITS):
         super().__init__(splits=splits)
         self._read = read
 
@@ -153,7 +153,7 @@ def references(example: Mapping[str, np.ndarray]) -> tuple[str, ...]:
 
 def word_task(
     name: str,
-    read: Callable[[], Table],
+    read: Callable[[], WordTable],
     postprocess: Callable[..., object],
     metrics: Sequence[Callable[..., Mapping[str, float]]],
     splits: Sequence[str] = SPLITS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from t5jax.tasks.metrics import rouge
-from t5jax.tasks.text import Row, add_task, each
+from t5jax.tasks.text import RawExample, add_task, each
 
 # Task, data set, and the fields of the text and its summary. The first is T5's; the others use its
 # format and are named after their data set's version.
@@ -17,7 +17,7 @@ TASKS = (
 )
 
 
-def summarize(row: Row, text: str, summary: str) -> dict[str, tf.Tensor]:
+def summarize(row: RawExample, text: str, summary: str) -> dict[str, tf.Tensor]:
     """A row -> `summarize: ` and its field `text`; the target is its field `summary`."""
     return {
         "inputs": tf.strings.join(["summarize:", row[text]], separator=" "),

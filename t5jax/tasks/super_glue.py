@@ -21,7 +21,7 @@ from t5jax.tasks.metrics import (
 )
 from t5jax.tasks.postprocessors import label_index, multirc, record, referent
 from t5jax.tasks.ranking import set_answers
-from t5jax.tasks.text import UNKNOWN, Row, add_task, each, escaped, label_text
+from t5jax.tasks.text import UNKNOWN, RawExample, add_task, each, escaped, label_text
 
 _BOOLEAN = ("False", "True")
 _ENTAILMENT = ("entailment", "not_entailment")
@@ -39,7 +39,7 @@ TASKS = (
 )
 
 
-def broad_coverage(row: Row) -> dict[str, tf.Tensor]:
+def broad_coverage(row: RawExample) -> dict[str, tf.Tensor]:
     """AX-b with the field names of RTE."""
     return {
         "premise": row["sentence1"],
@@ -49,7 +49,7 @@ def broad_coverage(row: Row) -> dict[str, tf.Tensor]:
     }
 
 
-def judge_answer(row: Row) -> dict[str, tf.Tensor]:
+def judge_answer(row: RawExample) -> dict[str, tf.Tensor]:
     """MultiRC: whether an answer is right; HTML in paragraphs is removed.
 
     Metrics use `idx/paragraph`, `idx/question` and `idx/answer`.
@@ -70,7 +70,7 @@ def fill_placeholder(dataset: tf.data.Dataset) -> tf.data.Dataset:
     `idx/query`; `entities` (string [m]) can be ranked.
     """
 
-    def ask(row: Row) -> tf.data.Dataset:
+    def ask(row: RawExample) -> tf.data.Dataset:
         passage = tf.strings.regex_replace(row["passage"], r"([.?!\"'])\n@highlight\n", r"\1 ")
         passage = tf.strings.regex_replace(passage, r"\n@highlight\n", ". ")
         entities = tf.strings.reduce_join(row["entities"], separator=", ")
@@ -90,7 +90,7 @@ def fill_placeholder(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.flat_map(ask)
 
 
-def mark_spans(row: Row) -> dict[str, tf.Tensor]:
+def mark_spans(row: RawExample) -> dict[str, tf.Tensor]:
     """WSC in T5's first format: ` * ` around the noun, ` # ` around the pronoun."""
 
     def mark(text: tf.Tensor, span: tf.Tensor, index: tf.Tensor, sign: str) -> tf.Tensor:
@@ -109,7 +109,7 @@ def mark_spans(row: Row) -> dict[str, tf.Tensor]:
     }
 
 
-def resolve_pronoun(row: Row) -> dict[str, tf.Tensor]:
+def resolve_pronoun(row: RawExample) -> dict[str, tf.Tensor]:
     """WSC in T5's simple format: `*` around the pronoun; the target is the noun.
 
     Two rows have a wrong place of the pronoun, or a comma in its word. So the nearest word that
@@ -143,7 +143,7 @@ def right_ones(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.filter(lambda row: tf.equal(row["label"], 1))
 
 
-def resolve_candidates(row: Row) -> dict[str, tf.Tensor]:
+def resolve_candidates(row: RawExample) -> dict[str, tf.Tensor]:
     """DPR in the same format, with the first occurrence of the pronoun marked."""
     pattern = tf.strings.join([" (", row["pronoun"], r")( |\.|,)"])
     text = tf.strings.regex_replace(row["sentence"], pattern, r" *\1*\2", replace_global=False)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from t5jax.tasks.source import SPLITS, output_features
 
-Row = Mapping[str, tf.Tensor]
+RawExample = Mapping[str, tf.Tensor]
 Preprocessor = Callable[..., tf.data.Dataset]
 
 UNKNOWN = "<unk>"  # T5's target if the label is not published

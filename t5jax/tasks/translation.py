@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from t5jax.tasks.metrics import bleu
 from t5jax.tasks.source import SPLITS
-from t5jax.tasks.text import Row, add_task, each
+from t5jax.tasks.text import RawExample, add_task, each
 
 LANGUAGES = {"de": "German", "en": "English", "fr": "French", "ro": "Romanian"}
 
@@ -21,7 +21,7 @@ TASKS = (
 )
 
 
-def translate(row: Row, source: str, target: str) -> dict[str, tf.Tensor]:
+def translate(row: RawExample, source: str, target: str) -> dict[str, tf.Tensor]:
     """A row of texts by language code -> the source with T5's prefix, and the target."""
     prefix = f"translate {LANGUAGES[source]} to {LANGUAGES[target]}: "
     return {"inputs": tf.strings.join([prefix, row[source]]), "targets": row[target]}

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from t5jax.tasks.text import UNKNOWN, Row
+from t5jax.tasks.text import UNKNOWN, RawExample
 
 _PRONOUNS = frozenset("he she they it her his their them him".split())
 _ENDS = (".", ",", "?", "!")
 
 
-def resolve_hypothesis(row: Row) -> dict[str, tf.Tensor]:
+def resolve_hypothesis(row: RawExample) -> dict[str, tf.Tensor]:
     """A row of WNLI -> the question and its noun, or `<unk>`; `label`: the noun is right."""
     inputs, targets = tf.numpy_function(
         _question, [row["sentence1"], row["sentence2"]], (tf.string, tf.string)

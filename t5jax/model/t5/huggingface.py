@@ -12,7 +12,7 @@ from t5jax.model.tensors import (
     OUT_OF_HEADS,
     SAME,
     TRANSPOSED,
-    Row,
+    TensorRow,
     Tensors,
     Transform,
     equal,
@@ -37,12 +37,12 @@ _ATTENTION = {
 }
 
 
-def rows(config: T5Config) -> Iterator[Row]:
+def rows(config: T5Config) -> Iterator[TensorRow]:
     """The tensor table of a configuration."""
     head = (_HEAD,) if config.tied_head else ()
-    yield Row(_EMBEDDINGS + head, "token_embedder/embedding")
+    yield TensorRow(_EMBEDDINGS + head, "token_embedder/embedding")
     if not config.tied_head:
-        yield Row((_HEAD,), "head/kernel", TRANSPOSED)
+        yield TensorRow((_HEAD,), "head/kernel", TRANSPOSED)
     # LongT5 names an encoder's attention by its kind.
     own = {"full": "", "local": "Local", "transient-global": "TransientGlobal"}
     kind = f"{own[config.encoder_attention_type]}SelfAttention"
@@ -56,7 +56,7 @@ def rows(config: T5Config) -> Iterator[Row]:
 
 def _stack(
     stack: str, config: T5Config, attentions: Mapping[str, tuple[str, str]]
-) -> Iterator[Row]:
+) -> Iterator[TensorRow]:
     """The rows of the encoder or the decoder.
 
     `attentions`: by the file's name of an attention, our names of its norm and module.
@@ -64,12 +64,12 @@ def _stack(
     depth = config.num_layers if stack == "encoder" else config.num_decoder_layers
     if not depth:
         return
-    yield Row((f"{stack}.final_layer_norm.weight",), f"{stack}/norm/scale")
+    yield TensorRow((f"{stack}.final_layer_norm.weight",), f"{stack}/norm/scale")
     first = next(iter(attentions))
 
-    def table(name: str, layers: range, path: str) -> Row:
+    def table(name: str, layers: range, path: str) -> TensorRow:
         names = tuple(f"{stack}.block.{i}.layer.0.{first}.{name}.weight" for i in layers)
-        return Row(names, f"{path}/rel_embedding", TRANSPOSED)
+        return TensorRow(names, f"{path}/rel_embedding", TRANSPOSED)
 
     if config.relative_bias == "shared":
         # Files may hold a copy of it in every layer.
@@ -80,8 +80,10 @@ def _stack(
     for i in range(depth):
         ours = f"{stack}/layers_{i}"
 
-        def row(name: str, path: str, way: Transform = SAME, i: int = i, ours: str = ours) -> Row:
-            return Row((f"{stack}.block.{i}.layer.{name}.weight",), f"{ours}/{path}", way)
+        def row(
+            name: str, path: str, way: Transform = SAME, i: int = i, ours: str = ours
+        ) -> TensorRow:
+            return TensorRow((f"{stack}.block.{i}.layer.{name}.weight",), f"{ours}/{path}", way)
 
         for j, (name, (norm, module)) in enumerate(attentions.items()):
             yield row(f"{j}.layer_norm", f"pre_{norm}_layer_norm/scale")

@@ -15,7 +15,7 @@ from typing import Any
 from t5jax.knobs import short
 from t5jax.model.parameters import paths
 from t5jax.model.t5.config import T5Config
-from t5jax.model.tensors import SAME, Row, Tensors, Transform
+from t5jax.model.tensors import SAME, TensorRow, Tensors, Transform
 from t5jax.schema import Schema
 
 # T5X's `t5` joins heads and head_dim, its `scalable_t5` does not.
@@ -54,20 +54,20 @@ class Gin(Schema):
     dropout_rate: float | None = None
 
 
-def rows(config: T5Config, *, stacked: bool) -> Iterator[Row]:
+def rows(config: T5Config, *, stacked: bool) -> Iterator[TensorRow]:
     """The tensor table. Unstacked layers join heads and head_dim."""
-    yield Row(("token_embedder/embedding",), "token_embedder/embedding")
+    yield TensorRow(("token_embedder/embedding",), "token_embedder/embedding")
     if not config.tied_head:
-        yield Row(("decoder/logits_dense/kernel",), "head/kernel")
+        yield TensorRow(("decoder/logits_dense/kernel",), "head/kernel")
     if config.global_tokens:
-        yield Row((_SIDE_BIAS,), "encoder/global_relpos_bias/rel_embedding")
+        yield TensorRow((_SIDE_BIAS,), "encoder/global_relpos_bias/rel_embedding")
     depths = {"encoder": config.num_layers, "decoder": config.num_decoder_layers}
     known = set(paths(config))
     for name, depth in depths.items():
         if depth:
-            yield Row((f"{name}/{name}_norm/scale",), f"{name}/norm/scale")
+            yield TensorRow((f"{name}/{name}_norm/scale",), f"{name}/norm/scale")
         if f"{name}/{_BIAS}" in known:
-            yield Row((f"{name}/{_BIAS}",), f"{name}/{_BIAS}")
+            yield TensorRow((f"{name}/{_BIAS}",), f"{name}/{_BIAS}")
         table = (_ENCODER if name == "encoder" else _DECODER) | _BOTH | {_BIAS: _BIAS}
         for i in range(depth):
             for theirs, ours in table.items():
@@ -75,9 +75,9 @@ def rows(config: T5Config, *, stacked: bool) -> Iterator[Row]:
                 if path not in known:
                     continue
                 if stacked:
-                    yield Row((f"{name}/{name}/{theirs}",), path, layer=i)
+                    yield TensorRow((f"{name}/{name}/{theirs}",), path, layer=i)
                 else:
-                    yield Row((f"{name}/layers_{i}/{theirs}",), path, _transform(theirs))
+                    yield TensorRow((f"{name}/layers_{i}/{theirs}",), path, _transform(theirs))
 
 
 def _transform(name: str) -> Transform:
