@@ -16,19 +16,19 @@ HUGE_PAGE = 1 << 21
 
 
 def empty(shape: tuple[int, ...], dtype: Any, *, huge: bool = False) -> np.ndarray:
-    """An array of no particular values, at the beginning of a page.
+    """An uninitialized array that begins at a page.
 
-    JAX takes over memory at a multiple of 64 bytes on a CPU, and copies other memory once more.
-    With `huge`, in huge pages as far as it fills them: copying into it takes half the time where
-    the system has them ready. Where its memory is in pieces it moves them together first, which
-    takes several times as long as the copy; NumPy's own large arrays ask for them always.
+    On a CPU, JAX uses memory that begins at a multiple of 64 bytes as it is, and copies any other.
+    `huge` asks for huge pages. They halve the time of a copy where the system has free ones. On
+    fragmented memory the kernel compacts first, which is several times slower than the copy.
+    NumPy's own large arrays always ask for huge pages.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     private = {} if os.name == "nt" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
     advised = huge and hasattr(mmap, "MADV_HUGEPAGE")
     whole = size // HUGE_PAGE * HUGE_PAGE if advised else 0
-    # Linux begins a mapping at a huge page if its length is a multiple of one. What is past the
-    # last whole one stays small pages: nobody needs the rest of a huge one there.
+    # Linux begins a mapping at a huge page if its length is a multiple of one. The rest, less than
+    # a huge page, stays in small pages.
     length = -(-size // HUGE_PAGE) * HUGE_PAGE if whole else max(1, size)
     memory = mmap.mmap(-1, length, **private)
     if whole:

@@ -21,13 +21,14 @@ def blocks() -> list[str]:
 
 def run(block: str, names: dict) -> int:
     """Runs a block; an expression with a value as its comment must have that value."""
-    # Fewer steps: what is shown there is the calls.
-    block, shown = block.replace('["steps"] = 200', '["steps"] = 2'), 0
+    # A shorter run: the block shows the calls.
+    short = '["steps"] = 2; config["optimizer"]["warmup"] = 1'
+    block, shown = block.replace('["steps"] = 200', short), 0
     lines = block.splitlines()
     for node in ast.parse(block).body:
         code = ast.get_source_segment(block, node)
         comment = lines[node.end_lineno - 1][node.end_col_offset :].strip()
-        if isinstance(node, ast.Expr) and re.match(r"# [\"\[]", comment):
+        if isinstance(node, ast.Expr) and re.match(r"# [\"\[]+\"?\w", comment) and '"' in comment:
             assert eval(code, names) == ast.literal_eval(comment[2:]), code
             shown += 1
         else:
@@ -45,6 +46,6 @@ def test_the_quickstart_model_answers_what_the_readme_shows(tmp_path, monkeypatc
     # 0.49 of pronunciations have an error, and 0.15 of phonemes are wrong; see README.
     metrics = json.loads(Path("runs/quickstart/eval/pronounce/metrics.json").read_text())
     assert metrics["wer"] < 0.6 and metrics["per"] < 0.2
-    Path("runs/in.txt").write_text("past: go\nplural: child\n")
+    Path("runs/in.txt").write_text("past: stop\nplural: city\n")
     names: dict = {}
-    assert sum(run(block, names) for block in blocks()) >= 3
+    assert sum(run(block, names) for block in blocks()) >= 5

@@ -30,7 +30,7 @@ def test_help_lists_every_option_with_its_default_and_meaning(name):
     text = " ".join(getattr(Text2Text, name).__doc__.split())
     for field in dataclasses.fields(GenerationOptions):
         assert f"{field.name}={field.default!r}: {field.metadata['help']}" in text
-    assert "top_k=50: sample among the k likeliest ids; 0: all of them (at least 0)" in text
+    assert "top_k=50: sample among the k likeliest ids; 0: all ids (at least 0)" in text
 
 
 class Terminal(io.StringIO):

@@ -14,6 +14,7 @@ from t5jax.cli import main
 from t5jax.config import DataConfig, LengthsConfig
 from t5jax.data import TrainData
 from t5jax.evaluate import Evaluation
+from t5jax.evaluation.examples import count_cut
 from t5jax.tasks import behind_sentinel, grammar, metrics, mixtures, postprocessors, registry, text
 from t5jax.tasks.metrics import exact_match, question_answering
 from t5jax.tasks.question_answering import keep_answer
@@ -939,7 +940,7 @@ def test_a_mixture_is_evaluated_where_it_can_be_and_cut_targets_are_counted(mixe
     examples = list(only.cached_task_datasets["mixed_1"].as_numpy_iterator())
     texts = [example["targets_pretokenized"].decode() for example in examples]
     assert [len(example["targets"]) for example in examples] == [3, 6, 6]
-    assert evaluation._cut(examples, texts) == 1
+    assert count_cut(examples, texts, lengths, ByteVocabulary()) == 1
     with pytest.raises(ValueError, match="mixed_3 has no split 'validation'"):
         Evaluation(["mixed_3"], ByteVocabulary())
 

@@ -28,7 +28,7 @@ TASKS = {"pronounce": pronounce.read_pronounce, "inflect": inflect.read_inflect}
 LENGTHS = {"inputs": 64, "targets": 64}
 
 
-def table(name: str) -> source.Table:
+def table(name: str) -> source.WordTable:
     try:
         return TASKS[name]()
     except FileNotFoundError as missing:
@@ -68,7 +68,7 @@ def examples(name: str, split: str, **options) -> list[dict]:
     return list(dataset.as_numpy_iterator())
 
 
-def by_input(name: str) -> dict[str, source.Row]:
+def by_input(name: str) -> dict[str, source.WordPair]:
     return {f"{r.prefix}: {r.word}": r for rows in table(name).values() for r in rows}
 
 
@@ -241,7 +241,7 @@ def test_shuffled_shards_partition_the_examples_too(name, whole_test_split):
 
 
 def test_more_shards_than_rows_leave_some_empty():
-    few = source.TableSource(lambda: {"test": [source.Row("p", "w", "a", ("a", "b"))]})
+    few = source.TableSource(lambda: {"test": [source.WordPair("p", "w", "a", ("a", "b"))]})
     sizes = [len(list(few.get_dataset("test", shard_info=seqio.ShardInfo(i, 3)))) for i in range(3)]
     assert sizes == [1, 0, 0]
 
