@@ -13,8 +13,11 @@ FOLDER = Path(__file__).parents[2] / "scripts" / "notebooks"
 
 
 def shown(cell) -> str:
+    """What a cell prints and returns; progress goes to stderr."""
     return "".join(
-        x.get("text") or x.get("data", {}).get("text/plain", "") for x in cell.get("outputs", [])
+        x.get("text") or x.get("data", {}).get("text/plain", "")
+        for x in cell.get("outputs", [])
+        if x.get("name") != "stderr"
     )
 
 
