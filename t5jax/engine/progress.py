@@ -8,6 +8,8 @@ from typing import Any
 # From its own module: `tqdm` itself knows no notebooks.
 from tqdm.auto import tqdm
 
+from t5jax.knobs import check_value
+
 # Seconds before a bar appears.
 DELAY = 2.0
 
@@ -17,7 +19,11 @@ def bar(what: str, total: int | None, shown: bool) -> Any:
 
     It appears after two seconds, and goes when the work is done. Where stderr is neither a terminal
     nor a notebook's, or `shown` is False, nothing appears.
+
+    Raises:
+      ValueError: `shown`, which callers call progress, is not a bool.
     """
+    shown = check_value("progress", shown, bool)
     terminal = sys.stderr is not None and sys.stderr.isatty()
     return tqdm(
         desc=what,
