@@ -96,7 +96,7 @@ def _parse(argv: Sequence[str] | None) -> Any:
 
 
 def _mistake(error: Exception) -> str | None:
-    """One line for what a user can mend; None for what is a mistake of ours."""
+    """The error line of a user's mistake; None for a bug of t5jax."""
     if isinstance(error, MISTAKES):
         text = str(error)
         if isinstance(error, MemoryError):

@@ -169,9 +169,9 @@ def test_every_output_of_a_model_holds_the_phrases(options):
     assert np.isfinite(result.scores[:, 0]).all()
     for ids, score in zip(result.ids.reshape(-1, 10), result.scores.ravel(), strict=True):
         assert holds(ids.tolist(), FORCED) or score == -np.inf
-    if settled(result, inputs, force_words_ids=FORCED, max_new_tokens=10, **options)[1]:
-        alone = t5.generate_ids(inputs[1:], force_words_ids=FORCED, max_new_tokens=10, **options)
-        np.testing.assert_array_equal(alone.ids[0], result.ids[1, :, : alone.ids.shape[2]])
+    assert settled(result, inputs, force_words_ids=FORCED, max_new_tokens=10, **options)[1]
+    alone = t5.generate_ids(inputs[1:], force_words_ids=FORCED, max_new_tokens=10, **options)
+    np.testing.assert_array_equal(alone.ids[0], result.ids[1, :, : alone.ids.shape[2]])
 
 
 def test_phrases_as_transformers_writes_them_and_what_is_given_counts():
