@@ -162,7 +162,7 @@ def advance(state: BeamState, network: BoundNetwork, controls: Controls) -> Beam
     found = _candidates(totals, state, controls)
     found, ended, finished = _ended(found, state, controls, now)
     scores, parents, chosen = _go_on(found, ended, state, search, now)
-    pool = _enter(found, finished, state, search, now)
+    pool = _enter(found, finished, state, controls, now)
     stops = _stops(scores, pool, search, now)
 
     batch, beams, _ = state.ids.shape
@@ -296,11 +296,12 @@ def _go_on(
 
 
 def _enter(
-    found: Candidates, finished: jax.Array, state: BeamState, search: Search, now: Now
+    found: Candidates, finished: jax.Array, state: BeamState, controls: Controls, now: Now
 ) -> Hypotheses:
     """The pool with the candidates that enter it."""
+    search = _search(controls)
     pool, index, beams = state.pool, state.index, search.beams
-    count = found.scores.shape[1]
+    count = max(2, 1 + len(controls.ids.eos)) * beams
     place = jnp.arange(count) if found.bank is None else places(found.scores, found.bank)
     enters = finished & now.decided[:, None] & ~state.done[:, None]
     enters &= place < search.rule.entrants(beams, count)
