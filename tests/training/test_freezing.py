@@ -8,6 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from t5jax.config import OptimizerConfig, RunConfig, TrainingConfig
+from t5jax.model.family import family_of
 from t5jax.model.parameters import logical_axes, paths, unstack
 from t5jax.model.t5.network import T5
 from t5jax.training import freezing
@@ -64,8 +65,14 @@ def test_frozen_parameters_stay_bit_identical_and_the_others_move(pieces, scan):
 
 @pytest.mark.slow
 def test_the_trained_part_trains_as_if_it_were_all():
-    """Gradients of that part alone, to an optimizer of that part alone: no norm counts the rest."""
-    model, fields = SMALL.replace(dropout=0.0), CLIPPED
+    """Gradients of that part alone, to an optimizer of that part alone: no norm counts the rest.
+
+    AdamW's epsilon is as large as the clipped gradient's entries. With a tiny one a step depends on
+    a gradient's sign alone: then it would not show how the gradient was clipped, and rounding would
+    decide the step of an entry near zero.
+    """
+    model = SMALL.replace(dropout=0.0)
+    fields = OptimizerConfig(**{**vars(CLIPPED), "epsilon": 1e-3})
     config = RunConfig(
         model, optimizer=OptimizerConfig(**{**vars(fields), "freeze": ("encoder/.*",)}),
         training=TrainingConfig(steps=9, z_loss=0.0),
@@ -75,7 +82,7 @@ def test_the_trained_part_trains_as_if_it_were_all():
     whole = lively_params(model)
     part = {k: v for k, v in whole.items() if k != "encoder"}
     axes = {k: v for k, v in logical_axes(model).items() if k != "encoder"}
-    optimizer = make_optimizer(fields, axes, 9)
+    optimizer = make_optimizer(fields, axes, 9, no_decay=family_of(model).no_decay)
     rows = batch()
 
     def loss(part):
@@ -92,7 +99,7 @@ def test_the_trained_part_trains_as_if_it_were_all():
         part = optax.apply_updates(part, updates)
     for name in part:
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours[name], part[name]
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours[name], part[name]
         )
 
 
