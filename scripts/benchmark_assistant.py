@@ -21,8 +21,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from interleaved import measure, table, write_json
-from peers import params_of, random_torch_t5
+from contenders import report
+from contenders.checkpoint import random_params
+from interleaved import measure
 
 import t5jax
 from t5jax.engine.results import Generation
@@ -86,15 +87,17 @@ def main() -> None:
             share = found.guesses.right / found.guesses.made
             print(f"  {name:12} {share:6.1%} right; {same:6.1%} of the outputs are the same")
     seconds = measure(contenders, arguments.rounds)
-    rows = table(seconds, int(expected.lengths.sum()), "tokens", "alone")
-    write_json(arguments.json, rows)
+    rows = report.rows({"tokens": int(expected.lengths.sum())}, seconds, "alone")
+    for row in rows:
+        print(report.line(row, "alone"))
+    report.write(arguments.json, {"rows_at_a_time": arguments.rows}, rows)
 
 
 def random_pair(
     config: t5jax.T5Config, noise: float, dtype: str
 ) -> tuple[t5jax.Text2Text, t5jax.Text2Text]:
     """A model, and the first layers of its stacks as its assistant."""
-    params = params_of(config, random_torch_t5(config))
+    params = random_params(config)
     small = params | {
         stack: params[stack] | {"layers": jax.tree.map(lambda x: x[:1], params[stack]["layers"])}
         for stack in ("encoder", "decoder")

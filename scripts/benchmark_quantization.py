@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from interleaved import measure, table, write_json
+from contenders import report
+from interleaved import measure
 
 import t5jax
 from t5jax.evaluate import Evaluation
@@ -90,8 +91,10 @@ def main() -> None:
             f"log p off by {results[name]['log_p_difference']:.4f} nats on average"
         )
     seconds = measure(contenders, arguments.rounds)
-    rows = table(seconds, int((expected != 0).sum()), "tokens", "float32")
-    write_json(arguments.json, {"schemes": results, "speed": rows})
+    rows = report.rows({"tokens": int((expected != 0).sum())}, seconds, "float32")
+    for row in rows:
+        print(report.line(row, "float32"))
+    report.write(arguments.json, {"schemes": results}, rows)
 
 
 if __name__ == "__main__":

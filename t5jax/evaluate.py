@@ -40,6 +40,7 @@ class Evaluation:
         the metrics of the best one as `rank_<metric>`.
       confidence: level of bootstrap intervals, `<metric>_low` and `<metric>_high`; None: none.
       resamples: bootstrap resamples; seeded.
+      pad: the models' padding id, which examples must not contain.
 
     Raises:
       ValueError: an unknown task, a task without the split or without a metric; nothing to rank; an
@@ -58,6 +59,7 @@ class Evaluation:
         rank: bool = False,
         confidence: float | None = None,
         resamples: int = 1000,
+        pad: int = 0,
     ) -> None:
         if confidence is not None:
             check_bootstrap(confidence, resamples)
@@ -73,7 +75,8 @@ class Evaluation:
         self.confidence = confidence
         self.resamples = resamples
         self.evaluators = [
-            read_task(task, split, lengths, examples) for task in tasks_of(names, vocabulary, split)
+            read_task(task, split, lengths, examples, pad)
+            for task in tasks_of(names, vocabulary, split)
         ]
         evaluated = [each.eval_tasks[0].name for each in self.evaluators]
         if rank and not any(map(answers_of, evaluated)):
@@ -82,9 +85,9 @@ class Evaluation:
                 "t5jax.tasks.ranking.set_answers declares one"
             )
 
-    def run(self, t5: Text2Text, **options: Any) -> dict[str, TaskResult]:
+    def run(self, t5: Text2Text, *, progress: bool = True, **options: Any) -> dict[str, TaskResult]:
         """Every task's result, by name; `options` are those of `Text2Text.generate`."""
-        return dict(self._task(each, t5, options) for each in self.evaluators)
+        return dict(self._task(each, t5, progress, options) for each in self.evaluators)
 
     def value_names(self, examples: int | None = None) -> dict[str, list[str]]:
         """The names of each task's values, found without a model.
@@ -111,7 +114,7 @@ class Evaluation:
         return names
 
     def _task(
-        self, each: seqio.Evaluator, t5: Text2Text, options: Mapping[str, Any]
+        self, each: seqio.Evaluator, t5: Text2Text, progress: bool, options: Mapping[str, Any]
     ) -> tuple[str, TaskResult]:
         (task,) = each.eval_tasks
         examples = examples_of(each, task)
@@ -120,8 +123,9 @@ class Evaluation:
         inputs, targets = (
             ids_of(examples, name, t5.config.pad_token_id) for name in ("inputs", "targets")
         )
-        scores = t5.score_ids(inputs, targets, batch_size=self.batch)
-        generated = t5.generate_ids(inputs, batch_size=self.batch, **options)
+        how: dict[str, Any] = {"batch_size": self.batch, "progress": progress}
+        scores = t5.score_ids(inputs, targets, **how)
+        generated = t5.generate_ids(inputs, **how, **options)
         predicted, predicted_scores = generated.ids[:, 0], np.asarray(generated.scores)[:, 0]
 
         texts = [text_of(example, "targets", self.vocabulary) for example in examples]
@@ -149,7 +153,7 @@ class Evaluation:
         choices = answers_of(task.name)
         if self.rank and choices is not None:
             with user_code.running(f"task {task.name}: answers"):
-                best, best_scores = self._best(t5, inputs, choices, examples)
+                best, best_scores = self._best(t5, inputs, choices, examples, how)
             answers = postprocessed(task, best, examples)
             for row, text in zip(predictions, best, strict=True):
                 row["ranked"] = text
@@ -199,10 +203,11 @@ class Evaluation:
         inputs: np.ndarray,
         choices: tuple[str, ...] | AnswersOf,
         examples: Sequence[Mapping[str, Any]],
+        how: Mapping[str, Any],
     ) -> tuple[list[str], np.ndarray]:
         """Each example's likeliest answer, and its log-probability float[N]."""
         if not callable(choices):
-            likely = t5.score_each_ids(inputs, t5.target_ids(choices), batch_size=self.batch)
+            likely = t5.score_each_ids(inputs, t5.target_ids(choices), **how)
             return [choices[i] for i in likely.argmax(axis=1)], likely.max(axis=1)
         rows = [tuple(choices(example)) for example in examples]
         for number, row in enumerate(rows):
@@ -210,7 +215,7 @@ class Evaluation:
                 raise ValueError(f"example {number} has no answers to rank")
         counts = [len(row) for row in rows]
         targets = t5.target_ids([text for row in rows for text in row])
-        scores = t5.score_ids(np.repeat(inputs, counts, axis=0), targets, batch_size=self.batch)
+        scores = t5.score_ids(np.repeat(inputs, counts, axis=0), targets, **how)
         parts = np.split(scores, np.cumsum(counts)[:-1])
         best = [row[part.argmax()] for row, part in zip(rows, parts, strict=True)]
         return best, np.array([part.max() for part in parts])

@@ -12,15 +12,15 @@ from jax.experimental import multihost_utils
 
 
 def is_writer() -> bool:
-    """Whether this process writes what there is one of: the first process does."""
+    """Whether this process writes the files that all share: the first process does."""
     return jax.process_index() == 0
 
 
 def gather(tree: Any) -> Any:
-    """A tree of arrays as numpy arrays, whole, on every process.
+    """A tree of arrays as whole numpy arrays, the same in every process.
 
-    An array that is spread over processes is put together. Arrays that each process has its own of
-    are joined along their first axis, in the order of the processes.
+    Shards of a `jax.Array` are put together. NumPy arrays, of which each process has its own, are
+    concatenated along axis 0 in the order of the processes.
     """
     if jax.process_count() == 1:
         return jax.device_get(tree)
@@ -28,12 +28,12 @@ def gather(tree: Any) -> Any:
 
 
 def barrier(name: str) -> None:
-    """Returns when every process has come here; `name` is the same in all of them."""
+    """Waits until all processes have reached the barrier `name`."""
     multihost_utils.sync_global_devices(name)
 
 
 def replace(file: Path, content: bytes | Iterable[str]) -> None:
-    """Writes bytes, or lines of text without their ends: the file is there whole, or as it was."""
+    """Replaces a file atomically; `content` is bytes, or lines without line ends."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.tmp")
     if isinstance(content, bytes):

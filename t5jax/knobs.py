@@ -279,7 +279,12 @@ def _is_switch(value: Any) -> bool:
 
 
 def nearest(
-    name: Any, known: Iterable[str], *, most: int = 1, cutoff: float = 0.5, otherwise: str = ""
+    name: Any,
+    known: Iterable[str],
+    *,
+    most: int = 1,
+    cutoff: float = 0.5,
+    otherwise: str | None = None,
 ) -> str:
     """The nearest of `known` as a question, "did you mean batch?".
 
@@ -288,13 +293,13 @@ def nearest(
       known: the possible names.
       most: how many to suggest.
       cutoff: least similarity, as in `difflib.get_close_matches`.
-      otherwise: the answer where no name is near; default: all of `known`.
+      otherwise: the answer where no name is near; None: all of `known`.
     """
     known = list(known)
     near = difflib.get_close_matches(str(name)[:100], known, n=most, cutoff=cutoff)
     if near:
         return f"did you mean {', '.join(near)}?"
-    return otherwise or f"known: {', '.join(known)}"
+    return f"known: {', '.join(known)}" if otherwise is None else otherwise
 
 
 def short(value: Any, length: int = 60) -> str:

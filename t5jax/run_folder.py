@@ -5,7 +5,8 @@ model.json, vocabulary/          the model, as in a folder that `Text2Text.save`
 modules/                         copies of the user's task modules
 checksums.json                   of the files above
 checkpoints/STEP/params/         Orbax: the parameters
-checkpoints/STEP/state/, data/   optimizer state; the data's position, and metrics of this window
+checkpoints/STEP/state/          optimizer state
+checkpoints/STEP/data/           the data's position, and metrics of steps not yet logged
 checkpoints/STEP/checksums.json
 metrics.jsonl                    one object a logged step
 tensorboard/                     the same as events, and profiles

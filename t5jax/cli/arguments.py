@@ -24,17 +24,17 @@ class Command:
 
     @classmethod
     def epilog(cls) -> str:
-        """What stands below the arguments in `--help`."""
+        """Text after the arguments in `--help`."""
         return ""
 
 
 def place(word: str, help: str = "", default: Any = REQUIRED) -> Any:
-    """A field that is given by its place; of a tuple any number."""
+    """A positional argument; a tuple takes any number of them."""
     return dataclasses.field(default=default, metadata={"help": help, "word": word, "place": True})
 
 
 def group(cls: Any, title: str, about: str) -> Any:
-    """A field for those knobs of another dataclass that are given, by name."""
+    """A field whose value is a dictionary: the knobs of dataclass `cls` that the user gives."""
     metadata = {"group": cls, "title": title, "about": about}
     return dataclasses.field(default_factory=dict, metadata=metadata)
 
@@ -58,7 +58,7 @@ def add_command(commands: Any, name: str, cls: type[Command]) -> None:
 def add_arguments(parser: Any, cls: Any) -> None:
     """Adds an argument for every knob of a dataclass, a class's own before those it inherits.
 
-    A field without a meaning is no argument.
+    A field without a help text is no argument.
     """
     own = inspect.get_annotations(cls)
     for field in sorted(dataclasses.fields(cls), key=lambda each: each.name not in own):
@@ -126,7 +126,7 @@ def _reader(kind: Kind, declared: Any, within: Range | None) -> Callable[[str], 
             value = kind.parse(word)
             return value if within is None else check_value("", value, declared, within)
         except (ValueError, KeyError):
-            wanted = f"{kind.wanted}, {within}{within.advice}" if within else kind.word
+            wanted = f"{kind.wanted}, {within}{within.advice}" if within else kind.wanted
             raise argparse.ArgumentTypeError(f"{word[:60]!r} must be {wanted}") from None
 
     return read

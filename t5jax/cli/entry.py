@@ -33,7 +33,7 @@ COMMANDS = {
     "tasks": Tasks,
     "vocabulary": Vocabulary,
 }
-# What a user can mend: one line, no traceback. Set T5JAX_TRACEBACK=1 to see where it came from.
+# Errors that a user can mend: one line, no traceback. T5JAX_TRACEBACK=1 shows the traceback.
 MISTAKES = (ValueError, FloatingPointError, MemoryError, OSError)
 
 
@@ -52,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command; a user's mistake prints one line that begins `error:` and exits 2."""
     standard_streams.hold_places()
     command = _parse(argv)
-    # What TensorFlow's C++ code has to say would bury a command's own lines; its errors reach
-    # Python as exceptions.
+    # TensorFlow's C++ log would bury a command's own lines; its errors reach Python as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # it also logs what it then raises
     # One line, as the other messages of a command; where in the code it was raised is no matter.
@@ -90,7 +89,7 @@ def _parse(argv: Sequence[str] | None) -> Any:
     if rest and arguments.command is not Train:
         known = re.findall(r"--\w+", arguments.parser.format_help())
         wrong = rest[0].partition("=")[0]
-        hint = nearest(wrong, known, otherwise=" ").strip()
+        hint = nearest(wrong, known, otherwise="")
         parser.error(f"unknown argument {rest[0]}" + (f"; {hint}" if hint else ""))
     return make(arguments.command, {**values, "overrides": tuple(rest)})
 

@@ -77,6 +77,7 @@ class Eval(Generating):
             rank=self.rank,
             confidence=self.confidence,
             resamples=self.resamples,
+            pad=t5.config.pad_token_id,
         )
         results = evaluation.run(t5, **self.options)
         out = user_path(self.out or Path(self.checkpoint) / EVALUATIONS)

@@ -94,7 +94,7 @@ class Generate(Generating):
             )
 
     def _check_files(self) -> None:
-        """ValueError or OSError for inputs and outputs that cannot be."""
+        """Raises ValueError or OSError for inputs or outputs that cannot be read or written."""
         if bool(self.texts) == bool(self.input):
             raise ValueError("give texts, or --input FILE (- for stdin), and not both")
         if self.input == "-" and sys.stdin is None:

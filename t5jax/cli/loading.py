@@ -1,4 +1,4 @@
-"""What the commands share that read a checkpoint, and that generate with it."""
+"""Arguments of the commands that read a checkpoint, and of those that generate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CheckpointCommand(Command):
     vocabulary: str | None = knob(None, "`bytes` or a SentencePiece file (the checkpoint's)")
     set: tuple[str, ...] = knob(
         (),
-        "a field of the architecture that the checkpoint does not tell (T5X: feed_forward_proj)",
+        "a field of the architecture that the checkpoint does not tell, as in some of T5X's",
         word="FIELD=VALUE",
     )
 

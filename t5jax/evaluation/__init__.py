@@ -1,1 +1,1 @@
-"""Evaluation with seqio, and the comparison of two models."""
+"""Parts of `t5jax.evaluate`, and the comparison of two models."""

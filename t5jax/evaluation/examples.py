@@ -48,9 +48,9 @@ def tasks_of(names: Sequence[str], vocabulary: Vocabulary, split: str) -> list[s
 
 
 def read_task(
-    task: seqio.Task, split: str, lengths: LengthsConfig | None, examples: int | None
+    task: seqio.Task, split: str, lengths: LengthsConfig | None, examples: int | None, pad: int
 ) -> seqio.Evaluator:
-    """seqio's evaluator of the task, with its examples read and checked.
+    """seqio's evaluator of the task, with its examples read and checked; `pad` is refused in them.
 
     Raises:
       ValueError: the task has no metric, or a fault in its data.
@@ -68,7 +68,7 @@ def read_task(
             async_compute_metrics=False,
         )
         read = made.cached_task_datasets[task.name].as_numpy_iterator()
-        for _ in checked(task, split, cut, read):
+        for _ in checked(task, split, cut, read, pad):
             pass
     return made
 
@@ -88,6 +88,7 @@ def ids_of(examples: Sequence[Mapping[str, Any]], name: str, pad: int) -> np.nda
 
 
 def text_of(example: Mapping[str, Any], name: str, vocabulary: Vocabulary) -> str:
+    """A feature's text: before it was tokenized, if the task keeps that, else of its ids."""
     text = example.get(f"{name}_pretokenized")
     if isinstance(text, bytes):
         return text.decode("utf-8")

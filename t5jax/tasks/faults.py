@@ -102,14 +102,14 @@ def ids_end(task: seqio.Task, name: str, most: int | None = None) -> int:
 
 
 def wrong_ids(
-    task: seqio.Task, most: int | None = None, zeros: bool = False
+    task: seqio.Task, most: int | None = None, pad: int | None = None
 ) -> Callable[[Example], str | None]:
     """A function that describes a fault in an example's ids, or returns None.
 
     Args:
       task: the task, whose `inputs` and `targets` are checked.
       most: the model's number of ids.
-      zeros: whether an id 0, which is padding, is a fault.
+      pad: the padding id, which is a fault too; None: none is.
     """
     ends = {
         name: ids_end(task, name, most)
@@ -123,8 +123,8 @@ def wrong_ids(
             outside = ids[(ids < 0) | (ids >= end)]
             if outside.size:
                 return f"its {name} have the id {outside[0]}; ids are 0 to {end - 1}"
-            if zeros and (places := np.flatnonzero(ids == 0)).size:
-                return f"its {name} have the id 0, which is padding, at place {places[0]}"
+            if pad is not None and (places := np.flatnonzero(ids == pad)).size:
+                return f"its {name} have the id {pad}, which is padding, at place {places[0]}"
         return None
 
     return wrong
@@ -147,14 +147,15 @@ def checked(
     split: str,
     lengths: Lengths | None,
     examples: Iterable[Example],
+    pad: int = 0,
 ) -> Iterator[Example]:
-    """The examples, whose ids are checked: in the vocabulary, and not padding.
+    """The examples, whose ids are checked: in the vocabulary, and not padding, which is `pad`.
 
     Raises:
       DataError: at the first faulty example.
     """
     tasks = seqio.get_subtasks(provider)
-    wrong = [wrong_ids(task, zeros=True) for task in tasks]
+    wrong = [wrong_ids(task, pad=pad) for task in tasks]
     for example in examples:
         # A mixture's examples do not name their task.
         if all(each(example) is not None for each in wrong):

@@ -65,8 +65,6 @@ def scale_by_adafactor(
       U = G / sqrt(V)
       update = U / max(1, RMS(U) / clip_threshold) * max(epsilon2, RMS(parameter))
 
-    Longer than 60 lines: the equations stand beside their code.
-
     Args:
       axes: a tree like the parameters, of `PartitionSpec`s of axis names.
       decay_rate: exponent of the second moment's decay.

@@ -32,6 +32,7 @@ def make_evaluation(config: RunConfig, vocabulary: Vocabulary) -> Evaluation | N
             lengths=config.data.lengths,
             examples=config.eval.examples,
             batch=config.eval.batch,
+            pad=config.model.pad_token_id,
         )
     names = [] if evaluation is None else _names(evaluation, _EXAMPLES)
     best = config.training.keep_best

@@ -137,7 +137,7 @@ class Run:
             tensorboard=training.tensorboard,
             written=written,
         )
-        self.notices = Notices(config.data.lengths)
+        self.notices = Notices(config.data.lengths, config.model.pad_token_id)
         self.profile = Profile(run_dir / run_folder.TENSORBOARD, training.profile)
         self.since = time.monotonic() - seconds
         begun = f"resuming at step {start}" if start else "starting"
@@ -214,8 +214,9 @@ class Run:
                 save = last or (config.save_every and step % config.save_every == 0)
                 stop = received()
                 if evaluate or save or stop:
+                    row = {} if pending is None else self.summary(pending)
                     self.check_finite(step, metrics)
-                    self.pause(step, pending, bool(evaluate), bool(save or stop))
+                    self.pause(step, row, bool(evaluate), bool(save or stop))
                     pending = None
                 if stop and not last:
                     self.checkpoints.wait()
@@ -227,9 +228,8 @@ class Run:
         for line in self.notices.totals(self.data.cut):
             self.report.say(line)
 
-    def pause(self, step: int, pending: Window | None, evaluate: bool, save: bool) -> None:
-        """Evaluates and saves, after the step's metrics are fetched and checked."""
-        row = {} if pending is None else self.summary(pending)
+    def pause(self, step: int, row: dict[str, float], evaluate: bool, save: bool) -> None:
+        """Evaluates and saves; `row` are the metrics of the step, if it is a logged one."""
         paused = time.monotonic()
         if evaluate and self.evaluation is not None:
             row |= self.evaluate(step)
@@ -242,7 +242,7 @@ class Run:
     def save(self, step: int, metrics: dict[str, float], seconds: float) -> None:
         """Starts a checkpoint of `step`, `seconds` after the last logged step."""
         known = {k.removeprefix("eval/"): v for k, v in metrics.items()}
-        window, written = host.gather(self.window), self.report.checksum()
+        window, written = jax.device_get(self.window), self.report.checksum()
 
         def write_data(folder: epath.Path) -> None:
             self.data.save(folder, step)
@@ -267,7 +267,7 @@ class Run:
             dtype=self.config.training.dtype,
             mesh=self.mesh if self.mesh.size > 1 else None,
         )
-        results = self.evaluation.run(t5, **self.eval_options)
+        results = self.evaluation.run(t5, progress=False, **self.eval_options)
         about = {"step": step, "split": self.config.eval.split}
         if host.is_writer():
             write_results(self.run_dir / run_folder.EVALUATIONS, results, about)
@@ -285,7 +285,7 @@ class Run:
 
     def summary(self, window: Window) -> dict[str, float]:
         """A window's row; waits for its last step."""
-        rows = host.gather(window.metrics)
+        rows = jax.device_get(window.metrics)
         # Timed after the fetch: at dispatch the device may be many steps behind.
         now = time.monotonic()
         seconds, self.since = max(now - self.since, 1e-9), now

@@ -33,7 +33,7 @@ def resolve(tree: Mapping[str, Any]) -> tuple[RunConfig, Vocabulary]:
         raise ValueError("run_dir is empty; name the folder that the run is to fill")
     if not early.data.mixture:
         raise ValueError("data.mixture is empty; `t5jax tasks` lists what there is")
-    vocabulary, initial, assumed = _beginnings(early, tree.get("model") or ())
+    vocabulary, initial, assumed = _vocabulary_and_init(early, tree.get("model") or ())
     config = build_config(tree, vocabulary, initial, assumed)
     data = dataclasses.replace(config.data, modules=run_modules.absolute(config.data.modules))
     config = dataclasses.replace(config, data=data)
@@ -41,7 +41,7 @@ def resolve(tree: Mapping[str, Any]) -> tuple[RunConfig, Vocabulary]:
     return config, vocabulary
 
 
-def _beginnings(early: RunConfig, given: Any) -> tuple[Vocabulary, Any, tuple[str, ...]]:
+def _vocabulary_and_init(early: RunConfig, given: Any) -> tuple[Vocabulary, Any, tuple[str, ...]]:
     """The vocabulary, the model configuration of `init`, and that one's assumed fields."""
     run_dir = user_path(early.run_dir)
     if run_folder.steps(run_dir):

@@ -48,10 +48,13 @@ def summarize(rows: Sequence[StepMetrics], seconds: float, cut: Cut) -> dict[str
 
 
 class Notices:
-    """Warnings of cut and dropped examples, once for each task and feature."""
+    """Warnings of cut and dropped examples, once for each task and feature.
 
-    def __init__(self, lengths: LengthsConfig) -> None:
-        self.lengths = lengths
+    `pad` is the model's padding id.
+    """
+
+    def __init__(self, lengths: LengthsConfig, pad: int) -> None:
+        self.lengths, self.pad = lengths, pad
         self.told: set[tuple[str, str]] = set()
 
     def news(self, cut: Cut, dropped: dict[str, int]) -> Iterator[str]:
@@ -68,7 +71,8 @@ class Notices:
                 self.told.add(("left out", task))
                 yield (
                     f"warning: so far {count} examples of {task} were left out: no inputs, no "
-                    f"targets, or an id 0 (padding) in them; `t5jax tasks {task}` shows them"
+                    f"targets, or an id {self.pad} (padding) in them; `t5jax tasks {task}` shows "
+                    "them"
                 )
 
     def totals(self, cut: Cut) -> Iterator[str]:

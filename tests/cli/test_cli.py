@@ -255,8 +255,8 @@ def test_mistakes_name_the_value_and_the_remedy(saved, tmp_path, capsys):
         ("tasks", "inflect", "--inputs", "0"): "--inputs: '0' must be",
         ("vocabulary", "inflect", tmp_path / "x", "--words", "-1"): "--words: '-1' must be",
         ("generate", saved, "x", "--length_penalty", "2"): "length_penalty=2.0 needs num_beams",
-        ("generate", saved, "x", "--early_stopping", "soon"): "must be true|false|never",
-        ("generate", saved, "x", "--suppress_tokens", "5,x"): "'5,x' must be IDS",
+        ("generate", saved, "x", "--early_stopping", "soon"): "must be true, false or never",
+        ("generate", saved, "x", "--suppress_tokens", "5,x"): "'5,x' must be",
         ("generate", saved, "x", "--suppress_tokens", "999"): "suppress_tokens holds id 999",
         ("generate", saved, "x", "--tempreature", "2"): "--tempreature",
     }
@@ -413,10 +413,6 @@ def test_help_and_misspelt_options_answer_before_anything_heavy_is_imported(word
     code = f"""
 import sys
 from t5jax.cli import main
-from t5jax.cli.entry import COMMANDS
-from t5jax.cli.loading import Generating
-from t5jax.decoding.options import GenerationOptions
-from t5jax.knobs import REQUIRED, declared
 try:
     main({words.format(config=config).split()!r})
 finally:

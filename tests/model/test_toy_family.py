@@ -83,6 +83,11 @@ def test_ids_in_a_batch_are_those_alone_and_scores_those_of_the_model(t5, option
         alone = t5.generate_ids(row[None, row != CONFIG.pad_token_id], max_new_tokens=7, **options)
         width = alone.ids.shape[-1]
         np.testing.assert_array_equal(found.ids[i, :, :width], alone.ids[0])
+    samples = found.ids.shape[1]
+    rows, ids_found = np.repeat(inputs, samples, axis=0), found.ids.reshape(3 * samples, -1)
+    np.testing.assert_allclose(
+        found.token_scores.sum(-1).ravel(), t5.score_ids(rows, ids_found), atol=1e-3
+    )
     if "num_beams" in options:
         np.testing.assert_allclose(found.token_scores.sum(-1), found.scores, atol=1e-3)
 

@@ -94,8 +94,8 @@ def random_ids(seed: int, *shape: int) -> np.ndarray:
 def nudged_text2text():
     """The shared model with its parameters some ten-thousandths off, one way and the other.
 
-    Where these find what it finds, no choice of the search, those of the hypotheses that it drops
-    among them, hangs on rounding: that moves scores by far less.
+    Where these find what it finds, rounding decides no choice of the search, of kept or dropped
+    hypotheses: it moves scores by far less.
     """
     params, rng = lively_params(TINY), np.random.default_rng(0)
     nudge = jax.tree.map(lambda x: x * rng.normal(0, 3e-4, x.shape).astype(np.float32), params)
@@ -104,7 +104,7 @@ def nudged_text2text():
 
 
 def settled(found: Generation, inputs: np.ndarray, **options: Any) -> list[bool]:
-    """Of each input, whether nothing that the shared model `found` hangs on rounding."""
+    """Of each input, whether what the shared model `found` does not depend on rounding."""
     others = [nudged.generate_ids(inputs, **options) for nudged in nudged_text2text()]
     return [
         all(np.array_equal(other.ids[i], found.ids[i]) for other in others)

@@ -1,6 +1,6 @@
 """A family of models that nothing else knows: one head, biases everywhere, learned positions.
 
-Its padding is none of the vocabulary's ids, and its decoder starts with id 2.
+Its padding id is not an id of the vocabulary, and its decoder starts with id 2.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def layout(config: ToyConfig) -> dict[str, Leaf]:
 TOY = Family(
     name="toy",
     config=ToyConfig,
-    variants={"toy_small": ToyConfig(width=8)},
+    variants={},
     training=Toy,
     serving=FastToy,
     layout=layout,

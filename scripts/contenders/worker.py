@@ -1,0 +1,50 @@
+"""The process of one contender: it answers the lines of JSON on its standard input.
+
+    python -m contenders.worker LIBRARY SUBJECT FOLDER DTYPE
+
+{"prepare": {sizes of a case}} is answered after two calls, which compile what there is to compile:
+{"found": [[ids]]} or null. {"run": calls} is answered by {"seconds": of one call}.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+
+
+def main() -> None:
+    library, subject, folder, dtype = sys.argv[1:]
+    # What a library prints must not come between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(value: object) -> None:
+        print(json.dumps(value), file=answers, flush=True)
+
+    try:
+        module = importlib.import_module(f"contenders.{library}")
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{library}: {error}") from None
+    prepare = getattr(module, subject)(folder, dtype)
+    answer({"ready": True})
+    run = None
+    for line in sys.stdin:
+        question = json.loads(line)
+        if "prepare" in question:
+            run = None  # frees what the case before needed
+            run = prepare(**question["prepare"])
+            run()
+            found = run()
+            answer({"found": None if found is None else found.tolist()})
+        else:
+            began = time.perf_counter()
+            for _ in range(question["run"]):
+                run()
+            answer({"seconds": (time.perf_counter() - began) / question["run"]})
+
+
+if __name__ == "__main__":
+    main()
