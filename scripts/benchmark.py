@@ -95,7 +95,8 @@ def main() -> None:
         for dtype in arguments.dtypes
         for name in arguments.contenders or libraries
     ]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = f"{temporary}/model"
         words = ["-m", "contenders.checkpoint", arguments.variant, folder]
         if subprocess.run([sys.executable, *words], cwd=SCRIPTS).returncode:
             raise SystemExit(f"error: no checkpoint of variant {arguments.variant}; see above")

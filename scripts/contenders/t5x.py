@@ -23,7 +23,7 @@ from t5jax.model.t5 import t5x
 # released, or do not run with current JAX.
 found = importlib.util.find_spec("t5x")
 if found is None:
-    raise ModuleNotFoundError("t5x: its sources are not on PYTHONPATH")
+    raise ModuleNotFoundError("the sources of T5X are not on PYTHONPATH")
 _package = types.ModuleType("t5x")
 _package.__path__ = list(found.submodule_search_locations or [])
 sys.modules["t5x"] = _package

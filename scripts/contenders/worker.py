@@ -27,7 +27,7 @@ def main() -> None:
     try:
         module = importlib.import_module(f"contenders.{library}")
     except ModuleNotFoundError as error:
-        raise SystemExit(f"{library}: {error}") from None
+        raise SystemExit(str(error)) from None
     prepare = getattr(module, subject)(folder, dtype)
     answer({"ready": True})
     run = None
