@@ -90,7 +90,7 @@ class OptimizerConfig(Section):
     freeze: Names = knob(
         (),
         "regular expressions of parameters not to train, matched against whole paths: "
-        "`encoder/.*`, `.*/layers_0/.*`, `token_embedder/.*`",
+        "`encoder/.*`, `.*/layers_0/.*`",
     )
     clip_norm: float | None = knob(
         None, "clip the gradient's global norm; none by default", above=0

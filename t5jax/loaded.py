@@ -36,8 +36,7 @@ from t5jax.vocabulary import Vocabulary
 class LoadedModel:
     """A model, its parameters and its vocabulary.
 
-    Wherever ids go in or out, rows are padded with `config.pad_token_id`: 0 in every model of the
-    family but MADLAD-400's, where it is 1.
+    Wherever ids go in or out, rows are padded with `config.pad_token_id`.
 
     Args:
       config: the architecture.
@@ -52,7 +51,9 @@ class LoadedModel:
 
     Attributes:
       dtype: np.dtype of what is not quantized, and of computation.
-      generation, max_input_length, mesh: as given.
+      generation: default options of `generate`.
+      max_input_length: as given.
+      mesh: the `Mesh`, or None.
       decoder: the serving network with its parameters.
 
     Raises:
@@ -207,7 +208,7 @@ class LoadedModel:
         about = About(
             self.config,
             self._vocabulary,
-            # What is as everywhere need not be said, to other libraries least of all.
+            # Defaults are left out.
             generation={k: v for k, v in generation.items() if v != default[k]},
             max_input_length=self.max_input_length,
             scheme=self.quantization,

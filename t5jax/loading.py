@@ -42,10 +42,10 @@ def load(
         norms, softmax and logits, which are float32. float16 is refused: T5's activations reach
         past 65,504. A float16 file loads into both.
       mesh: devices to spread the parameters over, along axes that are among data, fsdp, tensor and
-        sequence: a `jax.sharding.Mesh`, or sizes of all devices, as {"data": 4, "tensor": 2};
-        default: the first device.
+        sequence: a `jax.sharding.Mesh`, or sizes by axis whose product is the number of
+        devices, as {"data": 4, "tensor": 2}; default: the first device.
       vocabulary: in place of the checkpoint's: a `Vocabulary`, "bytes", or a SentencePiece file.
-      allow: regular expressions of tensors that the files may hold in vain, or lack.
+      allow: regular expressions of tensors that may be unused or missing.
       quantize: "int8" keeps the kernels in a quarter of float32's bytes: faster where few rows are
         decoded, and a little less exact; "int4" in an eighth, slower and less exact than "int8".
         Default: as the checkpoint is. A quantized checkpoint cannot be quantized otherwise.

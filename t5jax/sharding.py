@@ -22,8 +22,9 @@ AXES = ("data", "fsdp", "tensor", "sequence")
 BATCH_AXES = ("data", "fsdp")  # axes that cut a batch's rows
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
-# A mesh axis cuts at most one dimension of a tensor, the first rule that asks for it wins: so
-# `embed` is cut over fsdp in parameters, and whole in activations, whose batch has taken fsdp.
+# An axis without a rule is not cut. A mesh axis cuts at most one dimension of a tensor, the first
+# rule that asks for it wins: so `embed` is cut over fsdp in parameters, and whole in activations,
+# whose batch has taken fsdp.
 RULES: Rules = (
     ("batch", BATCH_AXES),
     ("length", "sequence"),
@@ -32,7 +33,6 @@ RULES: Rules = (
     ("mlp", "tensor"),
     ("embed", "fsdp"),
     ("kv", None),
-    ("relpos_buckets", None),
     ("layers", None),
 )
 
@@ -56,7 +56,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"mesh {wanted} does not fit {len(devices)} device(s); "
             "the sizes' product must be their number (-1 takes what is left)"
         )
-    # Linen's logical constraints speak to the partitioner; explicit axes, now the default of
+    # Linen's logical constraints speak to the partitioner; explicit axes, the default of
     # make_mesh, would ask for a sharding in every operation.
     types = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
@@ -65,7 +65,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 def mesh_of(value: Mesh | Mapping[str, int] | None) -> Mesh | None:
     """A mesh whose axes are among `AXES`: given, or made of all devices from sizes by axis.
 
-    Axes that are not there have size 1.
+    Axes without a size have size 1.
 
     Raises:
       TypeError: it is neither. ValueError: another axis, or sizes that do not fit the devices.

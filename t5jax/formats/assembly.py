@@ -148,7 +148,7 @@ class _Lazily:
 def _copied(x: np.ndarray | _Stack, dtype: Any, huge: bool = False) -> np.ndarray:
     """An array in `dtype` that nobody will change, moved and cast in one pass.
 
-    What is so already, in the pages of a mapped file perhaps, stays where it is.
+    `x` itself if it is aligned, read-only and in `dtype`, perhaps in the pages of a mapped file.
     """
     if isinstance(x, np.ndarray):
         whole = x.flags.c_contiguous and x.ctypes.data % 64 == 0
@@ -164,7 +164,7 @@ def _copied(x: np.ndarray | _Stack, dtype: Any, huge: bool = False) -> np.ndarra
 
 
 def _ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """`map(function, items)`, one item ahead: memory is new to the process, and slow to get."""
+    """`map(function, items)` on two threads, ahead of its use: new memory is slow to get."""
     with ThreadPoolExecutor(2) as pool:
         waiting: deque[Future] = deque()
         for item in items:

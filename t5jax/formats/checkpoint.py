@@ -114,7 +114,7 @@ class SingleTensors(Checkpoint):
 
 @dataclasses.dataclass(frozen=True)
 class InMemory(Checkpoint):
-    """A serving tree, where it is."""
+    """A serving tree in memory; `mesh` is ignored."""
 
     params: Params
 

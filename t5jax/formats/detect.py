@@ -1,4 +1,4 @@
-"""One door for all formats: a path or a hub id in, a `Checkpoint` out."""
+"""Opens checkpoints of any format, by path or hub id, and writes them."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def open_checkpoint(
       path: a t5jax run, one of its steps, or a saved model; a Hugging Face folder; a T5X
         checkpoint; or the id of a model on the Hugging Face hub.
       vocabulary: in place of the checkpoint's: a `Vocabulary`, or what `make_vocabulary` reads.
-      allow: regular expressions of names that the files may hold in vain, or lack; a parameter
-        that is missing starts from zeros.
+      allow: regular expressions of names that may be unused or missing; a parameter that is missing
+        starts from zeros.
       changes: fields of the configuration that are to be otherwise than the checkpoint says.
 
     Raises:
       FileNotFoundError: there is no such folder, nor such a model on the hub.
       ValueError: what is there is damaged, incomplete, or of no known format.
     """
-    known = {field.name: 0 for each in families() for field in dataclasses.fields(each.config)}
+    known = {field.name for each in families() for field in dataclasses.fields(each.config)}
     for name in changes:
         if name not in known:
             classes = " or ".join(each.config.__name__ for each in families())
@@ -147,7 +147,7 @@ def write_checkpoint(
 
 
 def report_assumed(path: str | Path, checkpoint: Checkpoint, given: Iterable[str] = ()) -> None:
-    """Says on stderr, in one line, what of the architecture was not in the files but taken so.
+    """Warns on stderr, in one line, of fields of the architecture that the files do not tell.
 
     Args:
       path: as the user named the checkpoint.

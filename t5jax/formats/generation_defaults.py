@@ -14,8 +14,8 @@ from t5jax.decoding.options import GenerationOptions
 from t5jax.knobs import short
 from t5jax.model.contract import ModelConfig
 
-# What only we follow, below this name: transformers' `generate` stops at some of these, and takes
-# the others for options of another meaning.
+# Options of t5jax alone are written below this name: transformers' `generate` raises an error at
+# some, and gives the others another meaning.
 OURS = "t5jax"
 _OURS_ALONE = ("answers", "brevity_penalty", "force_words_ids", "seed", "stop_strings")
 # Ids that the architecture has too, and what changes no id that is generated.
@@ -84,9 +84,9 @@ def read(fields: Mapping[str, Any], config: ModelConfig, limit: int | None) -> G
     if in_vain:
         end = "is not supported and has" if len(in_vain) == 1 else "are not supported and have"
         _warn(f"of the checkpoint's generation options {', '.join(in_vain)} {end} no effect")
-    # Not as a call's: a file may well say how to search without asking for it.
+    # A file's options need no `num_beams` or `do_sample` beside them, as a call's do.
     found = of_model(config)
-    # Several sequences come last: whether there can be, the others say.
+    # num_return_sequences comes last: what it may be depends on the others.
     for name in sorted(known, key="num_return_sequences".__eq__):
         if name not in options:
             continue

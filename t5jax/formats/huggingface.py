@@ -55,7 +55,7 @@ class HuggingFaceTable(Protocol):
       MODEL_TYPES: of config.json.
       ConfigJson: the fields of config.json that are read, a `Schema`.
       SILENT: fields of the family's config.json that say nothing of the outputs.
-      IGNORED: regular expressions of names of tensors that files may hold in vain.
+      IGNORED: regular expressions of names of tensors that files may hold unused.
     """
 
     MODEL_TYPES: Collection[str]
@@ -157,7 +157,8 @@ def _read_generation(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]
 def _check_known(file: Path, content: Mapping[str, Any], table: HuggingFaceTable) -> None:
     """ValueError for a field of config.json that nothing here reads, and that may matter."""
     known = {*table.ConfigJson.model_fields, *table.SILENT, *_SILENT, *generation_defaults.NAMES}
-    for name in sorted(set(content) - known):
+    if unknown := sorted(set(content) - known):
+        name = unknown[0]
         raise ValueError(
             f"{file}: {name}={short(content[name])} is not known to t5jax and might change the "
             "outputs; remove it from the file if it does not"

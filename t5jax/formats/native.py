@@ -1,9 +1,10 @@
 """t5jax's own format: a folder that a training run fills, or `Text2Text.save` writes.
 
-    model.json            architecture, default generation options, max_input_length
+    model.json            family, architecture, quantization, generation options, max_input_length
     vocabulary/           see `t5jax.vocabulary`
     checksums.json        of these, see `t5jax.formats.checksums`
-    checkpoints/STEP/params/   Orbax: the parameter tree with stacked layers
+    checkpoints/STEP/params/   Orbax: the parameter tree with stacked layers; where it is quantized,
+                          the serving tree
     checkpoints/STEP/checksums.json
 
 A run has more beside it (config.yaml, metrics, optimizer state), which loading does not need.
@@ -69,7 +70,7 @@ def write_model(folder: Path, about: About, files: Mapping[str, bytes] | None = 
     family = family_of(about.config)
     content = json.dumps(
         {
-            # A file without it is of the default family, as all were at first.
+            # The default family is not written.
             **({} if family is default_family() else {"family": family.name}),
             "model": dataclasses.asdict(about.config),
             "generation": dict(about.generation),
@@ -107,7 +108,10 @@ def read_model(folder: Path) -> About:
     verify_text(folder, MODEL, VOCABULARY)
     file = folder / MODEL
     content = read_json(file, ModelJson)
-    family = default_family() if content.family is None else named(content.family)
+    try:
+        family = default_family() if content.family is None else named(content.family)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     known = {field.name for field in dataclasses.fields(family.config)}
     unknown = sorted(set(content.model) - known)
     if unknown:

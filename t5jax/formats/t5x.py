@@ -45,7 +45,7 @@ GIN_FILE = "model.gin"
 VERSION = 3
 # T5X writes chunks of about this size, and so do we.
 CHUNK_BYTES = 128 * 2**20
-# Bytes that gzip makes of one at most (Deutsch 1996, RFC 1951, section 3.2.5: 258 of two bits).
+# gzip's largest compression ratio (Deutsch 1996, RFC 1951, section 3.2.5: 258 of two bits).
 _GZIP = 1032
 
 
@@ -156,10 +156,9 @@ def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> SingleTe
     shapes, tensors, used = paths(config), {}, set()
     recent = _Recent(target)
     for row in table.rows(config, stacked=stacked):
-        for name in (name for name in row.names if name in target):
+        if (name := row.names[0]) in target:
             used.add(name)
-            shape = shapes[row.path]
-            tensors[row.path] = _reading(folder, name, target[name], shape, row.layer, recent)
+            tensors[row.path] = _reading(folder, row, target[name], shapes[row.path], recent)
     return completed(About(config, assumed=assumed), tensors, folder, set(target) - used, allow)
 
 
@@ -181,7 +180,7 @@ def _architecture(
             return table, *table.read_config(folder, target, stacked, bindings, changes)
         except ValueError as error:
             reasons.append(error)
-    raise reasons[0]
+    raise reasons[0] if reasons else ValueError("no family has a tensor table for format 't5x'")
 
 
 def _read_target(folder: Path) -> dict[str, Tensor]:
@@ -203,7 +202,7 @@ def _tensor(folder: Path, name: str, leaf: Any) -> Tensor:
             raise ValueError(f"{file}: {name} is {leaf.dtype}; floating point is expected")
         return Tensor(leaf.shape, leaf.dtype, lambda: leaf)
     spec = check(ArraySpec, leaf, f"{file}: {name}")
-    # On Google's cloud the path stands beside the store, on a file system in it.
+    # On GCS `path` is a field of the spec, on a file system one of `kvstore`.
     place = spec.path or spec.kvstore.path
     if not place:
         raise ValueError(f"{file}: {name} says not where its array lies")
@@ -236,10 +235,7 @@ def _read_array(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class _Recent:
-    """The stacked arrays read last: their layers are asked for one after the other.
-
-    Four: as many parameters as a module has.
-    """
+    """The four stacked arrays read last: layers of one array are read one after the other."""
 
     def __init__(self, target: Mapping[str, Tensor]) -> None:
         self._lock = threading.Lock()
@@ -251,14 +247,10 @@ class _Recent:
 
 
 def _reading(
-    folder: Path,
-    name: str,
-    theirs: Tensor,
-    shape: tuple[int, ...],
-    layer: int | None,
-    recent: _Recent,
+    folder: Path, row: TensorRow, theirs: Tensor, shape: tuple[int, ...], recent: _Recent
 ) -> Tensor:
     """One of theirs, or a layer of it, in our shape."""
+    name, layer = row.names[0], row.layer
     own = theirs.shape if layer is None else theirs.shape[:1] + theirs.shape[2:]
     # Heads and head_dim may be joined; nothing else may differ.
     if own != shape and not (len(shape) == 3 and own in (_joined(shape, 0), _joined(shape, 1))):
@@ -266,7 +258,7 @@ def _reading(
 
     def read() -> np.ndarray:
         array = theirs.read() if layer is None else recent.read(name)[:, layer]
-        return array.reshape(shape)
+        return row.transform.read(array, shape)
 
     return Tensor(shape, theirs.dtype, read)
 

@@ -48,10 +48,6 @@ class ModelConfig(Protocol):
         """Whether there is no decoder."""
 
     @property
-    def tied_head(self) -> bool:
-        """Whether the embedding is also the output head."""
-
-    @property
     def longest_input(self) -> int | None:
         """Positions of the encoder; None: no limit."""
 

@@ -3,8 +3,8 @@
 A family's table gives each serving parameter a `Leaf`. Loading, saving, quantizing and sharding
 follow it. A parameter that it does not name is an error.
 
-Paths have unstacked layers (`encoder/layers_0/mlp/wi`). A row's name is a path's module and leaf:
-`mlp/wi`, or `layers/scale` for a leaf of the layer itself.
+Paths have unstacked layers (in T5, `encoder/layers_0/mlp/wi`). A row's name is a path's module and
+leaf: `mlp/wi`, or `layers/scale` for a leaf of the layer itself.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Operations on arrays, fast in XLA: no configuration, no model."""
+"""Operations on arrays, fast in XLA: they know no model."""

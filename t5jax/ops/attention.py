@@ -29,7 +29,10 @@ def causal_mask(length: int) -> jax.Array:
 def attention_weights(
     q: jax.Array, k: jax.Array, bias: jax.Array | None, mask: jax.Array
 ) -> jax.Array:
-    """q [B, T, N, H], k [B, S, N, H] -> float32[B, N, T, S], softmax over S. No 1/sqrt(H).
+    """q [B, T, N, H], k [B, S, N, H] -> float32[B, N, T, S], softmax over S.
+
+    There is no 1/sqrt(H): T5 has it in its initial queries, and adding it breaks released
+    checkpoints.
 
     Args:
       bias: float32[N, T, S], added to the logits; or None.

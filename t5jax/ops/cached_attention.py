@@ -26,8 +26,7 @@ def attend_kept(
 
     Args:
       keys, values: [B, N, H, S] and [B, N, S, H].
-      bias: float32[N, K or 1, S], or None.
-      mask: bool, broadcastable to [B, N, K, S].
+      bias, mask: float32 or None, and bool, broadcastable to [B, N, K, S].
     """
     logits = jnp.einsum("BKNH,BNHS->BNKS", q, keys, preferred_element_type=jnp.float32)
     if bias is not None:

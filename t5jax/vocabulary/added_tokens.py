@@ -1,8 +1,8 @@
 """Tokens added to SentencePiece or bytes, with the rules of transformers' tokenizers.
 
-The rules are those of `T5Tokenizer` and `ByT5Tokenizer` in Python in transformers 4.57, for which
-folders with `added_tokens.json` and no `tokenizer.json` were trained. The Rust tokenizers, the only
-ones of T5 in transformers 5, decode without a space before a token.
+The rules are those of `T5Tokenizer` and `ByT5Tokenizer` in Python in transformers 4.57, with which
+models were trained whose folders have `added_tokens.json` and no `tokenizer.json`. The Rust
+tokenizers, the only ones of T5 in transformers 5, decode without a space before a token.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def from_huggingface(folder: str | Path, *, byte_level: bool = False) -> Vocabul
       that the other files say (default 100, or 0 if the model holds sentinels). If tokens were
       added to it: `tokenizer.json`, or without that file the ids of transformers 4's tokenizer in
       Python (`AddedTokensVocabulary`).
-    - Else `tokenizer.json`, the only file of transformers 5.
+    - Else `tokenizer.json`, the only vocabulary file that transformers 5 writes.
     - Else bytes, if `byte_level`.
 
     Args:

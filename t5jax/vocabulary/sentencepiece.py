@@ -17,8 +17,8 @@ class SentencePieceVocabulary(Vocabulary):
     """A SentencePiece model with sentinels appended: `<extra_id_0>` is the highest id.
 
     The ids of `seqio.SentencePieceVocabulary(path, extra_ids)` in Python, and of transformers.
-    seqio's TensorFlow op, which tokenizes training data, holds an older SentencePiece, as T5's
-    did. It may choose another of several equally probable segmentations: "----" is "---", "-"
+    seqio's TensorFlow op tokenizes training data, as it did T5's, and holds an older SentencePiece.
+    It may choose another of several equally probable segmentations: "----" is "---", "-"
     there and "-", "---" here. The older version compares sums of log-probabilities before they are
     rounded to float32, the newer version after.
 

@@ -174,6 +174,18 @@ def test_encoder_alone_loads_encodes_and_is_written(tmp_path):
     transformers.T5EncoderModel.from_pretrained(tmp_path / "hf")
 
 
+def test_the_encoder_of_a_checkpoint_with_its_own_head_loads_alone(tmp_path):
+    model = random_torch(SMALL)
+    model.save_pretrained(tmp_path)
+    inputs, _ = ids(lengths=(3, 20))
+    whole = t5jax.load(tmp_path)
+    encoder = t5jax.load(tmp_path, num_decoder_layers=0, allow=("decoder.*", "lm_head.*"))
+    expected = whole.encode_ids(inputs).hidden
+    np.testing.assert_array_equal(encoder.encode_ids(inputs).hidden, expected)
+    with pytest.raises(ValueError, match="has no place"):
+        t5jax.load(tmp_path, num_decoder_layers=0, allow="decoder.*")
+
+
 # Files of other ages and kinds
 
 

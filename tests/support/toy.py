@@ -31,7 +31,7 @@ class ToyConfig:
     pad_token_id: int = knob(383, "id of padding", least=0)
     eos_token_id: int = knob(1, "id that ends a sequence", least=0)
     decoder_start_token_id: int = knob(2, "the decoder's first input", least=0)
-    encoder_only, tied_head = False, True
+    encoder_only = False
     longest_input = longest_output = property(lambda self: self.positions)
     replace = dataclasses.replace
 

@@ -48,7 +48,7 @@ def _sizes(config: T5Config) -> Sizes:
     )
 
 
-FAMILY = register(
+register(
     Family(
         name="t5",
         config=T5Config,

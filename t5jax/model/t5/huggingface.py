@@ -39,7 +39,8 @@ _ATTENTION = {
 
 def rows(config: T5Config) -> Iterator[TensorRow]:
     """The tensor table of a configuration."""
-    head = (_HEAD,) if config.tied_head else ()
+    # An encoder alone has no use for the head of the checkpoint that it is a part of.
+    head = (_HEAD,) if config.tie_word_embeddings else ()
     yield TensorRow(_EMBEDDINGS + head, "token_embedder/embedding")
     if not config.tied_head:
         yield TensorRow((_HEAD,), "head/kernel", TRANSPOSED)

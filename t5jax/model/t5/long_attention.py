@@ -69,9 +69,10 @@ class Side:
 
 
 def find_reach(config: T5Config, segments: jax.Array) -> Reach:
-    """The mask of segments int[B, S]."""
+    """The mask of segments int[B, S]; inputs shorter than a block have no global tokens."""
     size = config.global_block_size
-    return Reach(segments, find_places(segments, size) if config.global_tokens else None)
+    some = config.global_tokens and segments.shape[1] >= size
+    return Reach(segments, find_places(segments, size) if some else None)
 
 
 def long_bias(
@@ -146,8 +147,6 @@ def attend(
       segments: int[B, S]; tokens see their own segment; padding (0) is masked.
       side: the global tokens, or None.
     """
-    if side is not None and not side.keys.shape[2]:  # the input is shorter than a block
-        side = None
     rows, length, heads, _ = q.shape
     block = bias.shape[1]
     width = 3 * block + (0 if side is None else side.keys.shape[2])
@@ -279,8 +278,8 @@ def dense_weights(
     A global token's weight is divided evenly among the tokens that it sums. Memory grows with the
     square of the length.
     """
-    places = jnp.arange(q.shape[1])
-    distance = places - places[:, None]
+    positions = jnp.arange(q.shape[1])
+    distance = positions - positions[:, None]
     block = bias.shape[1]
     logits = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32)
     # The block's first query, whose own position is the column `block`, has all distances.
@@ -293,7 +292,7 @@ def dense_weights(
     far += _side_bias(side.bias, side.places.blocks)
     far = jnp.where(segment_mask(segments, side.places.segments), far, MASKED)
     weights = jax.nn.softmax(jnp.concatenate([logits, far], axis=-1))
-    near, far = jnp.split(weights, [len(places)], axis=-1)
+    near, far = jnp.split(weights, [len(positions)], axis=-1)
     summed = side.places.blocks[:, None] == jnp.arange(far.shape[-1])[:, None]
     share = summed / jnp.maximum(jnp.sum(summed, axis=-1, keepdims=True), 1)
     return near + jnp.einsum("BNTM,BMS->BNTS", far, share)

@@ -113,6 +113,15 @@ def influence(config, length, at):
     return np.flatnonzero(np.abs(gradient[3 : 3 + length]).sum(axis=1))
 
 
+def test_an_input_shorter_than_a_block_has_no_global_tokens():
+    config = GLOBAL.replace(global_block_size=16)
+    params, ids, prefix = lively_params(config), random_ids(3, 2, 9), random_ids(4, 2, 5)
+    expected = apply(config)(params, ids, prefix)
+    np.testing.assert_allclose(teacher_forced(config, ids, prefix), expected, atol=2e-5)
+    t5 = Text2Text(config, params, ByteVocabulary())
+    np.testing.assert_allclose(t5.logits(ids, prefix), expected, atol=2e-5)
+
+
 @pytest.mark.parametrize("at", [0, 50, 99])
 def test_local_attention_reaches_its_radius_in_each_layer_and_no_further(at):
     config = LOCAL.replace(num_layers=2, local_radius=5)
