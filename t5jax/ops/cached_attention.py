@@ -16,7 +16,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from t5jax.ops.attention import MASKED
+from t5jax.ops.masks import MASKED
 
 
 def attend_kept(

@@ -7,6 +7,7 @@ import pytest
 
 from t5jax.ops.attention import attend
 from t5jax.ops.dropout import dropout
+from t5jax.ops.masks import SegmentMask
 
 KEY = jax.random.key(0, impl="rbg")
 
@@ -32,7 +33,7 @@ def test_attention_drops_weights_and_scales_those_that_stay():
     q, k = (rng.normal(size=(2, length, 4, 8)).astype(np.float32) for length in (5, 64))
     # Values that pick a key each: what comes out are the weights.
     v = np.broadcast_to(np.eye(64, dtype=np.float32)[None, :, None], (2, 64, 4, 64))
-    mask = np.ones((1, 1, 5, 64), bool)
+    mask = SegmentMask(jnp.ones((2, 5), int), jnp.ones((2, 64), int))
     weights = attend(q, k, v, None, mask)
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
     dropped = np.asarray(attend(q, k, v, None, mask, dropout_rate=0.25, dropout_key=KEY))

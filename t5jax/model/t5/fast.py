@@ -10,6 +10,7 @@ Letters: B inputs, S input tokens, T output tokens, D width, N heads, H head_dim
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +24,9 @@ from t5jax.model.t5 import long_attention
 from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.layers import activate
 from t5jax.model.t5.positions import buckets
-from t5jax.ops.attention import attention_weights, causal_mask, mix, segment_mask
+from t5jax.ops.attention import attend, attention_weights, bias_positions
 from t5jax.ops.cached_attention import attend_cache, attend_kept
+from t5jax.ops.masks import SegmentMask
 from t5jax.ops.norms import rms_norm
 from t5jax.ops.products import product
 from t5jax.ops.quantized import Quantized
@@ -136,7 +138,7 @@ class FastT5:
         self, params: Params, hidden: jax.Array, segments: jax.Array, decoder_input_ids: jax.Array
     ) -> DecoderTrace:
         states, weights = self._teacher_forced(params, hidden, segments, decoder_input_ids)
-        own, cross = zip(*weights, strict=True)
+        own, cross = zip(*([look() for look in layer] for layer in weights), strict=True)
         return DecoderTrace(jnp.stack(own, 1), jnp.stack(cross, 1), jnp.stack(states, 1))
 
     # The encoder.
@@ -156,16 +158,30 @@ class FastT5:
         """(layer, normed input) -> the attention's output, and a function that gives weights."""
         if self.config.long:
             return self._long_attention(stack, segments)
-        positions = jnp.arange(segments.shape[1])
-        bias = self._bias(stack, positions, positions, bidirectional=True)
-        mask = segment_mask(segments, segments)
+        attention = self._attention(stack, SegmentMask(segments, segments))
 
-        def attend(p: Params, y: jax.Array) -> tuple[jax.Array, Any]:
-            q, k, v = _heads(p["self_attention"]["query_key_value"], y)
-            weights = attention_weights(q, k, bias(p), mask)
-            return _out(p["self_attention"], mix(weights, v)), lambda: weights
+        def layer(p: Params, y: jax.Array) -> tuple[jax.Array, Any]:
+            y, weights = attention(p, *_heads(p["self_attention"]["query_key_value"], y))
+            return _out(p["self_attention"], y), weights
 
-        return attend
+        return layer
+
+    def _attention(
+        self, stack: Params, mask: SegmentMask
+    ) -> Callable[..., tuple[jax.Array, Callable[[], jax.Array]]]:
+        """(layer, q, k, v) -> self-attention's output, and a function that gives its weights."""
+        length, bidirectional = mask.queries.shape[1], not mask.causal
+        bias = self._bias(stack, *bias_positions(length, length), bidirectional=bidirectional)
+
+        def attention(p: Params, q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
+            def weights() -> jax.Array:
+                at = jnp.arange(length)
+                whole = self._bias(stack, at, at, bidirectional=bidirectional)
+                return attention_weights(q, k, whole(p), mask.dense())
+
+            return attend(q, k, v, bias(p), mask), weights
+
+        return attention
 
     def _long_attention(self, stack: Params, segments: jax.Array) -> Layer:
         c = self.config
@@ -210,26 +226,21 @@ class FastT5:
     def _teacher_forced(
         self, params: Params, encoded: jax.Array, segments: jax.Array, ids: jax.Array
     ) -> tuple[list[jax.Array], list[Any]]:
-        """Hidden states before and after every layer, and weights of both attentions."""
-        positions = jnp.arange(ids.shape[1])
-        bias = self._bias(params["decoder"], positions, positions, bidirectional=False)
+        """Hidden states before and after every layer, and functions that give its weights."""
         # The start id may be the padding id, so the decoder has no padding mask; causality keeps
         # padding after a sequence out of it.
-        own = causal_mask(ids.shape[1])
-        cross = segment_mask(jnp.ones_like(ids), segments)
+        ones = jnp.ones_like(ids)
+        attention = self._attention(params["decoder"], SegmentMask(ones, ones, causal=True))
+        cross = SegmentMask(ones, segments)
 
         def layer(p: Params, x: jax.Array) -> tuple[jax.Array, Any]:
             keys, values = self._memory(p, encoded)
 
-            def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Any]:
-                weights = attention_weights(q, k, bias(p), own)
-                return mix(weights, v), weights
-
             def look(q: jax.Array) -> tuple[jax.Array, Any]:
-                weights = attention_weights(q, keys, None, cross)
-                return mix(weights, values), weights
+                y = attend(q, keys, values, None, cross)
+                return y, lambda: attention_weights(q, keys, None, cross.dense())
 
-            return self._decoder_layer(p, x, attend, look)
+            return self._decoder_layer(p, x, functools.partial(attention, p), look)
 
         return _through(layer, _layers(params["decoder"]), self._embed(params, ids))
 

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 from t5jax.model.parameters import define
 from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.positions import buckets
-from t5jax.ops.attention import attend, segment_mask
+from t5jax.ops.attention import attend, bias_positions
 from t5jax.ops.dropout import dropout
 from t5jax.ops.gradients import project
+from t5jax.ops.masks import SegmentMask
 from t5jax.ops.norms import rms_norm
 
 # By T5Config.feed_forward_proj, as in transformers: only the ungated "gelu" is exact. T5 1.1 was
@@ -151,7 +152,7 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """x [B, T, D] attends to memory [B, S, D], which may be x -> [B, T, D].
 
-        `bias` float32[N, T, S] or None; `mask` bool[B, 1, T, S].
+        `bias` and `mask` as `t5jax.ops.attention.attend` takes them.
         """
         q = project(x, self.query.astype(self.dtype))
         k = project(memory, self.key.astype(self.dtype))
@@ -278,9 +279,9 @@ class Stack(nn.Module):
         return dropout(self.norm(x), self.config.dropout, last)
 
     def biases(self, length: int) -> tuple[Any, jax.Array | None]:
-        """The bias shared by all layers, or the buckets int32[T, T] for each layer's table."""
-        positions = jnp.arange(length)
-        found = buckets(self.config, positions, positions, bidirectional=self.bidirectional)
+        """The bias shared by all layers, or the buckets for each layer's table."""
+        positions = bias_positions(length, length)
+        found = buckets(self.config, *positions, bidirectional=self.bidirectional)
         if self.config.relative_bias == "per_layer":
             return None, found
         return self.relpos_bias(found), None
@@ -328,7 +329,7 @@ class Encoder(Stack):
 
     def mask(self, segment_ids: jax.Array) -> Any:
         """The attention mask of segments int[B, S]."""
-        return segment_mask(segment_ids, segment_ids)
+        return SegmentMask(segment_ids, segment_ids)
 
 
 class Decoder(Stack):

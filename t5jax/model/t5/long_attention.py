@@ -19,8 +19,8 @@ import jax.numpy as jnp
 
 from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.positions import buckets
-from t5jax.ops.attention import MASKED, segment_mask
 from t5jax.ops.dropout import dropout
+from t5jax.ops.masks import MASKED, segment_mask
 
 # Most logits in memory together; longer inputs loop over blocks of queries.
 LOGITS_AT_ONCE = 2**22

@@ -18,7 +18,7 @@ from t5jax.model.parameters import define
 from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.layers import Decoder, Embedding, Encoder, Head, Key, Remat, split
 from t5jax.model.t5.long_layers import LongEncoder
-from t5jax.ops.attention import causal_mask, segment_mask
+from t5jax.ops.masks import SegmentMask
 
 
 class T5(nn.Module):
@@ -108,9 +108,8 @@ class T5(nn.Module):
             # The start id may be the padding id, so the decoder has no padding mask; causality
             # keeps padding after a sequence out of it.
             decoder_segment_ids = jnp.ones_like(decoder_input_ids)
-        own = segment_mask(decoder_segment_ids, decoder_segment_ids)
-        own &= causal_mask(decoder_input_ids.shape[1])
-        cross = segment_mask(decoder_segment_ids, segment_ids)
+        own = SegmentMask(decoder_segment_ids, decoder_segment_ids, causal=True)
+        cross = SegmentMask(decoder_segment_ids, segment_ids)
         x = self.decoder(self.token_embedder(decoder_input_ids), dropout_key, own, encoded, cross)
         return nn.with_logical_constraint(self.logits(x), ("batch", "length", "vocab"))
 
