@@ -90,11 +90,15 @@ def heat_map(rows: Sequence[Mapping[str, Any]], file: str) -> None:
         key = (ours["dtype"], ours["rows"], ours.get("beams", 1))
         size = (ours["inputs"], ours.get("outputs", ours.get("targets", 0)))
         panels.setdefault(key, {})[size] = peer["ratio"]
+    wide = min(4, len(panels))
+    high = -(-len(panels) // wide)
     figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(1 + 3.2 * len(panels), 3.2), squeeze=False, layout="constrained"
+        high, wide, figsize=(1 + 3.2 * wide, 3.2 * high), squeeze=False, layout="constrained"
     )
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
     norm = TwoSlopeNorm(1, 0.5, 2)
-    for axis, ((dtype, count, beams), cells) in zip(axes[0], panels.items(), strict=True):
+    for axis, ((dtype, count, beams), cells) in zip(axes.flat, panels.items(), strict=False):
         inputs, outputs = (sorted({size[i] for size in cells}) for i in (0, 1))
         grid = [[cells.get((i, o), float("nan")) for o in outputs] for i in inputs]
         image = axis.imshow(grid, cmap="RdBu", norm=norm, aspect="auto")
@@ -106,6 +110,8 @@ def heat_map(rows: Sequence[Mapping[str, Any]], file: str) -> None:
         axis.set_yticks(range(len(inputs)), inputs)
         axis.set_xlabel("output tokens")
         axis.set_ylabel("input tokens")
-        axis.set_title(f"{dtype}, {count} rows" + (f", {beams} beams" if beams > 1 else ""))
+        axis.set_title(
+            f"{dtype}, {count} row{'s' * (count > 1)}" + (f", {beams} beams" if beams > 1 else "")
+        )
     figure.colorbar(image, ax=axes, label="fastest peer's time / ours")
     figure.savefig(file, dpi=120)

@@ -126,7 +126,9 @@ def _reader(kind: Kind, declared: Any, within: Range | None) -> Callable[[str], 
             value = kind.parse(word)
             return value if within is None else check_value("", value, declared, within)
         except (ValueError, KeyError):
-            wanted = f"{kind.wanted}, {within}{within.advice}" if within else kind.wanted
+            # A word such as IDS=NUMBER shows the form; one such as IDS says less than a sentence.
+            shown = kind.word if kind.word and not kind.word.isalpha() else kind.wanted
+            wanted = f"{kind.wanted}, {within}{within.advice}" if within else shown
             raise argparse.ArgumentTypeError(f"{word[:60]!r} must be {wanted}") from None
 
     return read

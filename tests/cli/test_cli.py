@@ -255,7 +255,7 @@ def test_mistakes_name_the_value_and_the_remedy(saved, tmp_path, capsys):
         ("tasks", "inflect", "--inputs", "0"): "--inputs: '0' must be",
         ("vocabulary", "inflect", tmp_path / "x", "--words", "-1"): "--words: '-1' must be",
         ("generate", saved, "x", "--length_penalty", "2"): "length_penalty=2.0 needs num_beams",
-        ("generate", saved, "x", "--early_stopping", "soon"): "must be true, false or never",
+        ("generate", saved, "x", "--early_stopping", "soon"): "must be true|false|never",
         ("generate", saved, "x", "--suppress_tokens", "5,x"): "'5,x' must be",
         ("generate", saved, "x", "--suppress_tokens", "999"): "suppress_tokens holds id 999",
         ("generate", saved, "x", "--tempreature", "2"): "--tempreature",
