@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -43,7 +44,7 @@ def generate_each(
     progress: bool = True,
     **options: Any,
 ) -> Iterator[Any]:
-    """What `t5.generate` gives for each text, in order, as it is ready.
+    """The result of `t5.generate` for each text, in order, as it is ready.
 
     Texts are taken `window` at a time, so memory does not grow with their number, and sorted by
     length. All batches whose longest input falls into one bucket of lengths have the same number
@@ -84,8 +85,8 @@ def generate_each(
     beams = max(settings.num_beams, settings.num_return_sequences)
     bulk = _Bulk(t5, batch_size, batch_tokens, beams, out, allowed, {**more, **options}, on_batch)
     results = bulk.windows(iter(texts), window or BATCHES_AT_ONCE * batch_size)
-    total = len(texts) if isinstance(texts, Sized) else None
-    return _counted(results, total, progress)
+    # No `len`, which some iterables have and raise in: tqdm's over a generator.
+    return _counted(results, operator.length_hint(texts) or None, progress)
 
 
 def _counted(results: Iterator[Any], total: int | None, progress: bool) -> Iterator[Any]:

@@ -136,6 +136,7 @@ def declared(cls: type) -> dict[str, tuple[Any, Range | None]]:
         for field in dataclasses.fields(cls)
     }
     for name, (kind, within) in found.items():
+        kind_of(kind)
         if _plain(kind) in (int, float) and within is None:
             raise TypeError(f"{cls.__name__}.{name} is a number without a range")
     return found
@@ -235,9 +236,15 @@ _KINDS = {
 
 
 @functools.cache
-def kind_of(declared: Any) -> Kind:
-    """The kind of a type; that of `X | None` is `X`'s, that of an Annotated type its own."""
-    plain = _plain(declared)
+def kind_of(annotation: Any) -> Kind:
+    """The kind of a type; that of `X | None` is `X`'s, that of an Annotated type its own.
+
+    Raises:
+      TypeError: a union of several types; declare an Annotated type with a `Kind`.
+    """
+    plain = _plain(annotation)
+    if _is_union(plain):
+        raise TypeError(f"{annotation} is several types; annotate it with a Kind that reads them")
     if plain is Any:  # checked elsewhere
         return Kind(lambda value: value, "anything")
     args, origin = typing.get_args(plain), typing.get_origin(plain)
@@ -311,9 +318,13 @@ def short(value: Any, length: int = 60) -> str:
     return text if len(text) <= length else text[:length] + "…"
 
 
+def _is_union(kind: Any) -> bool:
+    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+
+
 def _plain(kind: Any) -> Any:
     """`X` of `X | None`; other types unchanged."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+    if _is_union(kind):
         rest = [arg for arg in typing.get_args(kind) if arg is not types.NoneType]
         return rest[0] if len(rest) == 1 else kind
     return kind

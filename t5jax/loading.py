@@ -39,8 +39,8 @@ def load(
     Args:
       path: the folder, or the id of a model on the Hugging Face hub.
       dtype: "float32" or "bfloat16", or such a dtype: of the parameters and of computation, but for
-        norms, softmax and logits, which are float32. float16 is refused: T5's activations reach
-        past 65,504. A float16 file loads into both.
+        norms, softmax and logits, which are float32. float16 is refused: activations may reach past
+        65,504. A float16 file loads into both.
       mesh: devices to spread the parameters over, along axes that are among data, fsdp, tensor and
         sequence: a `jax.sharding.Mesh`, or sizes by axis whose product is the number of
         devices, as {"data": 4, "tensor": 2}; default: the first device.

@@ -30,7 +30,7 @@ def need_stdout(instead: str = "") -> None:
 
 
 def flush_or_give_up() -> None:
-    """What cannot be written must not be tried again when the interpreter ends."""
+    """Output that cannot be written must not be tried again when the interpreter ends."""
     try:
         print(end="", flush=True)
     except OSError:

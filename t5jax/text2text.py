@@ -40,7 +40,7 @@ class Text2Text(LoadedModel):
         return self.encode_ids(self.text_ids(texts))
 
     def encode_ids(self, input_ids: Any) -> Encoded:
-        """int[B, S] (0 = padding) -> encoder output, its S rounded up."""
+        """int[B, S], padded with `config.pad_token_id` -> encoder output, its S rounded up."""
         return self.decoder.encode(array_of_ids("input_ids", input_ids, self.config))
 
     def logits(self, input_ids: Any, decoder_input_ids: Any) -> jax.Array:
@@ -53,19 +53,26 @@ class Text2Text(LoadedModel):
         return self.decoder.logits(ids, prefix)
 
     def score(
-        self, inputs: str | Sequence[str], targets: str | Sequence[str], **options: Any
+        self,
+        inputs: str | Sequence[str],
+        targets: str | Sequence[str],
+        *,
+        batch_size: int = 64,
+        progress: bool = True,
     ) -> np.ndarray:
-        """float32[B]: log p(target | input) in nats, summed over the target's tokens and EOS.
-
-        `options` are `score_ids`'.
-        """
+        """float32[B]: log p(target | input) in nats, summed over the target's tokens and EOS."""
+        self._need_decoder()
         ids = self.text_ids(list_of_texts("inputs", inputs))
-        return self.score_ids(ids, self.target_ids(targets), **options)
+        target_ids = self.target_ids(targets)
+        return self.score_ids(ids, target_ids, batch_size=batch_size, progress=progress)
 
     def score_ids(
         self, input_ids: Any, target_ids: Any, *, batch_size: int = 64, progress: bool = True
     ) -> np.ndarray:
-        """int[B, S], int[B, T] (0 = padding) -> float32[B]: log p(target | input) in nats."""
+        """int[B, S], int[B, T] -> float32[B]: log p(target | input) in nats.
+
+        Both are padded with `config.pad_token_id`.
+        """
         self._need_decoder()
         ids = array_of_ids("input_ids", input_ids, self.config)
         targets = array_of_ids("target_ids", target_ids, self.config)
@@ -82,7 +89,7 @@ class Text2Text(LoadedModel):
     def score_each_ids(
         self, input_ids: Any, target_ids: Any, *, batch_size: int = 64, progress: bool = True
     ) -> np.ndarray:
-        """int[B, S], int[A, T] (0 = padding) -> float32[B, A]: log p of each target for each input.
+        """int[B, S], int[A, T] -> float32[B, A]: log p of each target for each input, in nats.
 
         As `score_ids`, for targets that all inputs have in common; an input is encoded once.
         """
@@ -134,18 +141,18 @@ class Text2Text(LoadedModel):
           options: see below.
         """
         single = isinstance(texts, str)
-        result = self.generate_ids(
-            texts if isinstance(texts, Encoded) else self.text_ids(texts),
-            batch_size=batch_size,
+        inputs = texts if isinstance(texts, Encoded) else list_of_texts("texts", texts)
+        request = self.request(
+            options,
+            inputs=len(inputs),
             decoder_prefix=_one_row(decoder_prefix) if single else decoder_prefix,
             logits_processor=logits_processor,
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
             assistant_model=assistant_model,
-            progress=progress,
-            return_scores=False,
-            **options,
+            scores=False,
         )
-        out = self.texts_of(result)
+        ids = inputs if isinstance(inputs, Encoded) else self.text_ids(inputs)
+        out = self.texts_of(self._generate(ids, request, batch_size, progress))
         return out[0] if single else out
 
     def texts_of(self, result: Generation) -> list[Any]:
@@ -172,13 +179,14 @@ class Text2Text(LoadedModel):
         return_cross_attention: bool = False,
         **options: Any,
     ) -> Generation:
-        """int[B, S] (0 = padding), or `Encoded`, -> `Generation`; arguments as of `generate`.
+        """int[B, S], or `Encoded`, -> `Generation`; arguments as of `generate`.
 
-        Inputs go `batch_size` at a time, sorted by length. What an input gives does not depend on
-        the others, but for rounding, which quantized on a CPU differs for one row and several.
-        `Generation.token_scores` and `.cross_attention` are there where the last two arguments ask
-        for them; they take one more pass over the finished ids. So do the scores of greedy decoding
-        of a few rows on a CPU; with `return_scores=False` they are None.
+        Ids are padded with `config.pad_token_id`. Inputs go `batch_size` at a time, sorted by
+        length. An input's output does not depend on the others, but for rounding, which quantized
+        on a CPU differs for one row and several. `Generation.token_scores` and `.cross_attention`
+        are there where the last two arguments ask for them; they take one more pass over the
+        finished ids. So do the scores of greedy decoding of a few rows on a CPU; with
+        `return_scores=False` they are None.
         """
         ids = input_ids
         if not isinstance(ids, Encoded):
@@ -194,6 +202,11 @@ class Text2Text(LoadedModel):
             token_scores=return_token_scores,
             cross_attention=return_cross_attention,
         )
+        return self._generate(ids, request, batch_size, progress)
+
+    def _generate(
+        self, ids: np.ndarray | Encoded, request: Request, batch_size: int, progress: bool
+    ) -> Generation:
         if isinstance(ids, Encoded):
             return self.decoder.generate(ids, request)
         parts = [
@@ -255,16 +268,24 @@ class Text2Text(LoadedModel):
         options: Mapping[str, Any],
         *,
         decoder_prefix: str | None = None,
-        **more: Any,
+        logits_processor: LogitsProcessor | None = None,
+        prefix_allowed_tokens_fn: AllowedTokens | None = None,
+        assistant_model: Text2Text | None = None,
     ) -> GenerationOptions:
-        """All options of a call of `generate` with these, and with `more` of its arguments.
+        """All options of a call of `generate` with these options and arguments.
 
         Raises:
           ValueError: what such a call would raise for them, before there is any input.
         """
         if not isinstance(decoder_prefix, str | None):
             raise ValueError(f"decoder_prefix={decoder_prefix!r} must be one text for all inputs")
-        return self.request(options, decoder_prefix=decoder_prefix, **more).options
+        return self.request(
+            options,
+            decoder_prefix=decoder_prefix,
+            logits_processor=logits_processor,
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+            assistant_model=assistant_model,
+        ).options
 
     def request(
         self,
@@ -273,7 +294,7 @@ class Text2Text(LoadedModel):
         assistant_model: Text2Text | None = None,
         **more: Any,
     ) -> Request:
-        """What a call of `generate_ids` asks for, complete and checked.
+        """The request of a call of `generate_ids`, complete and checked.
 
         `more` are `Request.make`'s arguments.
         """

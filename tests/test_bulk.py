@@ -8,6 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import tqdm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,6 +66,15 @@ def test_texts_are_read_as_results_are_taken():
     results = generate_each(tiny_text2text(), lines, batch_size=4, window=8, max_new_tokens=2)
     assert len(list(itertools.islice(results, 12))) == 12
     assert next(read) == 16
+
+
+def test_the_number_of_texts_need_not_be_known(capsys):
+    t5, lines = tiny_text2text(), ["a", "b c", "d"]
+    options = {"max_new_tokens": 3}
+    expected = t5.generate(lines, **options)
+    # tqdm has a __len__, which raises where it is over a generator.
+    for some in (tqdm.tqdm(line for line in lines), iter(lines), lines):
+        assert list(generate_each(t5, some, **options)) == expected
 
 
 def test_batches_keep_to_their_budget_of_tokens(monkeypatch):

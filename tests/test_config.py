@@ -164,6 +164,13 @@ def test_numbers_of_configs_all_have_a_range_and_help_shows_it():
     with pytest.raises(TypeError, match=r"Bare\.size is a number without a range"):
         declared(Bare)
 
+    @dataclasses.dataclass(frozen=True)
+    class Either:
+        size: int | str | None = "small"
+
+    with pytest.raises(TypeError, match="is several types; annotate it with a Kind"):
+        declared(Either)
+
 
 def test_sections_made_in_python_are_checked_too_and_take_numpys_scalars():
     with pytest.raises(ValueError, match="batch=0 must be at least 1"):

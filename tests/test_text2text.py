@@ -145,6 +145,18 @@ def test_mistakes_are_named(tmp_path):
         (lambda t5: t5.generate("a", assistant_model=5), TypeError, "assistant_model=5"),
         (lambda t5: t5.generate("a", decoder_prefix=5), TypeError, "decoder_prefix=5"),
         (lambda t5: t5.generate("a", batch_size="b"), ValueError, "batch_size='b'"),
+        (lambda t5: t5.generate("a", return_scores=True), ValueError, "option 'return_scores'"),
+        (lambda t5: t5.generate("a", input_ids=[[1]]), ValueError, "option 'input_ids'"),
+        (
+            lambda t5: t5.generate("a", return_token_scores=True),
+            ValueError,
+            "unknown generation option 'return_token_scores'",
+        ),
+        (
+            lambda t5: t5.check_options({}, decoder_prefixes="a"),  # an argument of none
+            TypeError,
+            "decoder_prefixes",
+        ),
         (lambda t5: t5.score(None, "a"), TypeError, "inputs=None"),
         (lambda t5: t5.score("a", [1]), TypeError, r"targets\[0\]=1"),
         (lambda t5: t5.encode_ids(None), ValueError, "input_ids must be int"),

@@ -118,7 +118,7 @@ def _add_argument(
 
 
 def _reader(kind: Kind, declared: Any, within: Range | None) -> Callable[[str], Any]:
-    """What reads a word of the command line, for argparse."""
+    """The function that reads a word of the command line, for argparse."""
 
     def read(word: str) -> Any:
         try:

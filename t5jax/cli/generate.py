@@ -122,7 +122,7 @@ class Generate(Generating):
         return stack.enter_context(unfinished(self.output, self._job()))
 
     def _job(self) -> dict[str, Any]:
-        """What must be the same for a call to go on with the output of another."""
+        """The values that must be equal for a call to go on with another's output."""
         told = ("output", "texts", "input", "batch", "batch_tokens")
         job = {
             field.name: getattr(self, field.name)

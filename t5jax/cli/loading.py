@@ -32,7 +32,7 @@ class CheckpointCommand(Command):
             raise ValueError("--float_head needs --quantize; without it every head is as it is")
 
     def fields(self) -> dict[str, Any]:
-        """What `--set` says, by field."""
+        """The values of `--set`, by field."""
         from t5jax.yaml_files import parse_yaml
 
         fields = {}

@@ -26,6 +26,7 @@ from t5jax.data.packing import SEQIO_IDS, ModelIds
 from t5jax.data.prefetch import Prefetcher
 from t5jax.data.sources import Source, State
 from t5jax.data.streams import open_streams
+from t5jax.knobs import Range, check_value
 
 Cut = Mapping[str, Mapping[str, int]]  # counts by feature and task
 
@@ -86,6 +87,7 @@ class TrainData:
         ids: ModelIds = SEQIO_IDS,
     ):
         _check_divisible(config)
+        check_value("snapshot_every", snapshot_every, int, Range(least=1))
         self._config = config
         self._sharding = sharding
         self._snapshot_every = snapshot_every

@@ -25,7 +25,7 @@ Verify = Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, Any]]
 
 @flax.struct.dataclass
 class Guessing:
-    """What one round hands to the next.
+    """The state between two rounds.
 
     `state`: the model's. `cache`: the assistant's. `rounds`, `right`: int32, rounds so far, and
     guesses in them that were what the model chose.
@@ -58,7 +58,7 @@ def decode(
     length: int,
     guesses: int,
 ) -> tuple[loop.Decoded, jax.Array, jax.Array]:
-    """What `loop.decode` comes to, in fewer passes of the model.
+    """The result of `loop.decode`, in fewer passes of the model.
 
     Rows go on together, as far as the guesses of all of them are right.
 

@@ -37,7 +37,7 @@ from t5jax.ops.selection import largest, take
 
 @flax.struct.dataclass
 class BeamState:
-    """What one step hands to the next.
+    """The state of B inputs with K beams between two steps.
 
     `ids` int32[B, K, 1 + T] and `scores` float32[B, K], the sums of log-probabilities, are of the
     running beams, best first; minus infinity: no beam. `done` bool[B]. `pool`: what has finished,
@@ -71,8 +71,8 @@ class BeamState:
         )
 
 
-class Now(NamedTuple):
-    """Of each input at one step, [B] or [1].
+class Step(NamedTuple):
+    """Facts about one step for each input, [B] or [1].
 
     `decided` bool: whether the next id is decided, not given. `given` int32: which it is if not.
     `last` bool: whether it is the last one. `length`, `longest` int32: the lengths that score.
@@ -157,13 +157,13 @@ def finish(state: BeamState, done: jax.Array, controls: Controls, *, cut: bool =
 
 def advance(state: BeamState, network: BoundNetwork, controls: Controls) -> BeamState:
     """One more id a beam."""
-    search, now = _search(controls), _now(state, controls)
+    search, step = _search(controls), _step(state, controls)
     totals, ancestry, cache = _totals(state, network, controls)
     found = _candidates(totals, state, controls)
-    found, ended, finished = _ended(found, state, controls, now)
-    scores, parents, chosen = _go_on(found, ended, state, search, now)
-    pool = _enter(found, finished, state, controls, now)
-    stops = _stops(scores, pool, search, now)
+    found, ended, finished = _ended(found, state, controls, step)
+    scores, parents, chosen = _go_on(found, ended, state, search, step)
+    pool = _enter(found, finished, state, controls, step)
+    stops = _stops(scores, pool, search, step)
 
     batch, beams, _ = state.ids.shape
     flat = (jnp.arange(batch)[:, None] * beams + parents).reshape(-1)
@@ -171,7 +171,7 @@ def advance(state: BeamState, network: BoundNetwork, controls: Controls) -> Beam
         lambda x: x[flat], (state.processors, state.stop, state.progress)
     )
     new = chosen.reshape(-1)
-    decided = now.decided
+    decided = step.decided
     decided_rows = jnp.repeat(decided, beams) if len(decided) > 1 else decided
     ids = jax.lax.dynamic_update_slice(
         take(state.ids, parents), chosen[..., None], (0, 0, state.index + 1)
@@ -196,20 +196,20 @@ def _search(controls: Controls) -> Search:
     return controls.search
 
 
-def _now(state: BeamState, controls: Controls) -> Now:
+def _step(state: BeamState, controls: Controls) -> Step:
     context = make_context(state.ids[:, 0], state.index, controls.max_new_tokens, controls.prefix)
     decided, given = given_ids(controls, state.index)
     before = 0 if controls.prefix is None else controls.prefix.lengths
     length, longest = _search(controls).rule.lengths(
         context.decided + 1, controls.max_new_tokens, before
     )
-    return Now(decided, given, context.remaining <= 1, length, longest)
+    return Step(decided, given, context.remaining <= 1, length, longest)
 
 
 def _totals(
     state: BeamState, network: BoundNetwork, controls: Controls
 ) -> tuple[jax.Array, jax.Array, Any]:
-    """What each beam comes to with each id, float32[B, K, V]; its ancestry; the cache."""
+    """Each beam's score with each next id, float32[B, K, V]; its ancestry; the cache."""
     batch, beams, width = state.ids.shape
     index = state.index
     # Each beam's newest id is in its own slot.
@@ -259,7 +259,7 @@ def _candidates(totals: jax.Array, state: BeamState, controls: Controls) -> Cand
 
 
 def _ended(
-    found: Candidates, state: BeamState, controls: Controls, now: Now
+    found: Candidates, state: BeamState, controls: Controls, step: Step
 ) -> tuple[Candidates, jax.Array, jax.Array]:
     """The candidates, and bool[B, M] each: which have ended, which may enter the pool."""
     batch, beams, _ = state.ids.shape
@@ -268,7 +268,7 @@ def _ended(
     if controls.stop is not None:
         stop = take(state.stop.reshape(batch, beams), found.parents).reshape(-1)
         ended |= advance_stop(controls, stop, found.chosen.reshape(-1))[1].reshape(ended.shape)
-    finished = search.rule.finished(ended, now.last[:, None])
+    finished = search.rule.finished(ended, step.last[:, None])
     if search.phrases is not None and found.bank is not None:
         # What a stop string ends too early is lost.
         lost = ended & (found.bank < search.phrases.whole)
@@ -278,7 +278,7 @@ def _ended(
 
 
 def _go_on(
-    found: Candidates, ended: jax.Array, state: BeamState, search: Search, now: Now
+    found: Candidates, ended: jax.Array, state: BeamState, search: Search, step: Step
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The candidates that run on, [B, K] each: totals, parents' numbers, ids."""
     beams = search.beams
@@ -289,23 +289,23 @@ def _go_on(
         running, best = share_out(unended, found.bank, beams)
     parents, chosen = take(found.parents, best), take(found.chosen, best)
     # While ids are given, every beam goes on as it is.
-    decided = now.decided[:, None]
+    decided = step.decided[:, None]
     running = jnp.where(decided, running, state.scores)
     parents = jnp.where(decided, parents, jnp.arange(beams))
-    return running, parents, jnp.where(decided, chosen, now.given[:, None])
+    return running, parents, jnp.where(decided, chosen, step.given[:, None])
 
 
 def _enter(
-    found: Candidates, finished: jax.Array, state: BeamState, controls: Controls, now: Now
+    found: Candidates, finished: jax.Array, state: BeamState, controls: Controls, step: Step
 ) -> Hypotheses:
     """The pool with the candidates that enter it."""
     search = _search(controls)
     pool, index, beams = state.pool, state.index, search.beams
     count = max(2, 1 + len(controls.ids.eos)) * beams
     place = jnp.arange(count) if found.bank is None else places(found.scores, found.bank)
-    enters = finished & now.decided[:, None] & ~state.done[:, None]
+    enters = finished & step.decided[:, None] & ~state.done[:, None]
     enters &= place < search.rule.entrants(beams, count)
-    entering = jnp.where(enters, search.score(found.scores, now.length), -jnp.inf)
+    entering = jnp.where(enters, search.score(found.scores, step.length), -jnp.inf)
     scores, best = jax.lax.top_k(jnp.concatenate([pool.scores, entering], axis=1), beams)
     old = best < beams
     candidate = jnp.maximum(best - beams, 0)
@@ -322,12 +322,12 @@ def _enter(
     )
 
 
-def _stops(scores: jax.Array, pool: Hypotheses, search: Search, now: Now) -> jax.Array:
+def _stops(scores: jax.Array, pool: Hypotheses, search: Search, step: Step) -> jax.Array:
     """bool[B]: inputs whose pool cannot become better by what runs on, `scores` float32[B, K]."""
     alive = scores[:, 0] > -jnp.inf
-    possible = search.score(scores[:, 0], now.longest)
+    possible = search.score(scores[:, 0], step.longest)
     worst = pool.scores[:, -1]  # minus infinity where the pool is not full
-    stops = now.last | ~alive | ~search.rule.improves(possible, worst)
+    stops = step.last | ~alive | ~search.rule.improves(possible, worst)
     if search.rule.full:
         stops |= worst > -jnp.inf
     return stops

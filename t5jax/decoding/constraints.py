@@ -160,7 +160,7 @@ def _outputs(
     limit: int,
     longest: int,
 ) -> list[dict[int, int]]:
-    """The edges of one input's trie, for `Answers.of_edges`."""
+    """The edges of one input's trie, for `AnswerTrie.of_edges`."""
     edges: list[dict[int, int]] = [{}]
     queue: list[tuple[int, tuple[int, ...]]] = [(0, ())]
     for node, ids in queue:

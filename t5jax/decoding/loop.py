@@ -48,7 +48,7 @@ class Decoded:
 
 @flax.struct.dataclass
 class LoopState:
-    """What one step hands to the next.
+    """The state of R rows between two steps.
 
     `ids` int32[R, 1 + T] begins with the start id; -1 where nothing is yet. `done` bool[R].
     `scores` float32[R]; None with a shortlist. `processors`: the state of each. `stop`: that of the
@@ -155,7 +155,7 @@ def decode(
 
 
 def finish(state: LoopState, controls: Controls) -> Decoded:
-    """What has been decoded."""
+    """The sequences decoded so far."""
     return Decoded(finish_ids(state.ids, controls.ids.pad), state.scores, state.lengths)
 
 

@@ -115,9 +115,7 @@ def _ids_of(text: str) -> IdList:
 
 
 def _decay_of(text: str) -> Any:
-    return tuple(
-        float(word) if number else int(word) for number, word in enumerate(text.split(","))
-    )
+    return tuple(float(word) if place else int(word) for place, word in enumerate(text.split(",")))
 
 
 def _bias_of(text: str) -> tuple[IdList, float]:

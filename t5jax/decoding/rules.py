@@ -48,7 +48,7 @@ class TransformersRule:
     full: bool = False
 
     def base(self, length: jax.Array) -> jax.Array:
-        """What scores are divided by, before the penalty's power."""
+        """The divisor of scores, before the penalty's power."""
         return length
 
     def lengths(self, length: Any, longest: Any, given: Any) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""What the methods of `Text2Text` are given, checked: texts, ids, dtypes."""
+"""Checks of the arguments of `Text2Text`'s methods: texts, ids, dtypes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def dtype_of(value: Any, also: str = "") -> np.dtype:
         return found
     reason = ""
     if found == np.float16:
-        reason = ": values in T5's MLPs pass float16's largest, 65,504; bfloat16 goes to 3e38"
+        reason = ": activations may pass float16's largest, 65,504; bfloat16 goes to 3e38"
     wanted = " or ".join(repr(name) for name in names if name)
     raise ValueError(f"dtype={short(value)} must be {wanted}{reason}")
 

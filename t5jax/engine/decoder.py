@@ -57,12 +57,8 @@ class BatchDecoder:
     def encode(self, ids: np.ndarray) -> Encoded:
         """int32[B, S] -> encoder output, rows and S rounded up within it."""
         config = self.network.config
-        rows, longest = len(ids), config.longest_input
-        if longest is not None:
-            used = lengths_of(ids != config.pad_token_id).max(initial=0)
-            check_length("an input", used, "longest_input", longest)
-            ids = ids[:, :longest]
-        width = ids.shape[1]
+        ids = self._within_positions(ids)
+        (rows, width), longest = ids.shape, config.longest_input
         shape = self.rows(rows), bucket(width, longest=longest)
         cells = math.prod(shape) * self.network.dtype.itemsize
         sizes.check_fits(
@@ -83,9 +79,8 @@ class BatchDecoder:
     def logits(self, ids: np.ndarray, prefix: np.ndarray) -> jax.Array:
         """Teacher-forced: int32[B, S], int32[B, T] with the start id -> float32[B, T, V]."""
         self._check_targets(len(prefix), prefix.shape[1])
-        config = self.network.config
-        check_length("an input", ids.shape[1], "longest_input", config.longest_input)
-        mask = ids != config.pad_token_id
+        ids = self._within_positions(ids)
+        mask = ids != self.network.config.pad_token_id
         with sharding.use(self.mesh):
             hidden = programs.encode(self.network, self.params, ids, mask)
             return programs.logits(self.network, self.params, hidden, mask, prefix)
@@ -147,17 +142,17 @@ class BatchDecoder:
         """The ids of one input as they are decided."""
         number = np.arange(1)
         job = jax.device_put(self.job(encoded, request, number, self.rows(1)))
-        sizes = buckets.rooms(request.length(number))
+        rooms = buckets.rooms(request.length(number))
         call = self.network, self.params, job
         with sharding.use(self.mesh):
-            begun = programs.begin(*call, room=sizes[0])
+            begun = programs.begin(*call, room=rooms[0])
         cross_kv, state = begun.cross_kv, begun.state
-        steps = 1 if jax.default_backend() == "cpu" else math.gcd(4, sizes[-1])
+        steps = 1 if jax.default_backend() == "cpu" else math.gcd(4, rooms[-1])
         given, used = 0, 0
         max_time, began = request.options.max_time, time.monotonic()
-        for room in sizes:
+        for room in rooms:
             with sharding.use(self.mesh):
-                state = state if room == sizes[0] else programs.extend(state, room)
+                state = state if room == rooms[0] else programs.extend(state, room)
             while used < room:
                 with sharding.use(self.mesh):
                     state = programs.advance(*call, cross_kv, state, steps=steps)
@@ -172,8 +167,16 @@ class BatchDecoder:
                     return
                 given = length
 
+    def _within_positions(self, ids: np.ndarray) -> np.ndarray:
+        """int32[B, S] without columns of padding past the encoder's positions; ValueError where
+        there are tokens past them."""
+        longest = self.network.config.longest_input
+        used = lengths_of(ids != self.network.config.pad_token_id).max(initial=0)
+        check_length("an input", used, "longest_input", longest)
+        return ids[:, :longest]
+
     def job(self, encoded: Encoded, request: Request, numbers: np.ndarray, rows: int) -> Job:
-        """What the programs need of a request's inputs with these numbers, in `rows` inputs."""
+        """The programs' input for a request's inputs with these numbers, filled up to `rows`."""
         hidden, mask = encoded.padded(rows)
         inputs, repeats = len(encoded), request.repeats
         used = np.zeros(mask.shape, bool)
@@ -190,7 +193,7 @@ class BatchDecoder:
 
     @functools.cached_property
     def shortlist(self) -> Shortlist | None:
-        """What finds the likeliest id of a few rows on a CPU, made when first asked for.
+        """Finds the likeliest id of a few rows on a CPU; made when first asked for.
 
         On an accelerator the head is a small part of what a step costs.
         """
@@ -206,20 +209,16 @@ class BatchDecoder:
         """ValueError where decoding `rows` inputs of so many tokens to outputs of `length` cannot
         fit into memory."""
         options = request.options
-        beams = options.num_beams > 1
-        used = {
-            "num_beams" if beams else "num_return_sequences": (
-                options.num_beams if beams else request.samples
-            ),
-            "max_new_tokens": options.max_new_tokens,
-        }
+        name, hypotheses = "num_return_sequences", request.samples
+        if options.num_beams > 1:
+            name, hypotheses = "num_beams", options.num_beams
         sizes.check_fits(
-            f"decoding {rows} input(s) with "
-            + ", ".join(f"{name}={value}" for name, value in used.items()),
+            f"decoding {rows} input(s) with {name}={hypotheses}, "
+            f"max_new_tokens={options.max_new_tokens}",
             sizes.decoding_bytes(
                 self.network.config,
                 rows=rows,
-                hypotheses=next(iter(used.values())),
+                hypotheses=hypotheses,
                 length=length,
                 inputs=inputs,
                 size=self.network.dtype.itemsize,
@@ -233,14 +232,17 @@ class BatchDecoder:
     ) -> tuple[Decoded, Guesses]:
         assistant, made = request.assistant, request.options.num_assistant_tokens
         assert assistant is not None
-        hidden, _ = assistant.encode(encoded.ids).padded(len(job.mask))
+        try:
+            theirs = assistant.encode(encoded.ids)
+        except ValueError as error:
+            raise ValueError(f"assistant_model: {error}") from None
         decoded, rounds, right = programs.decode_assisted(
             self.network,
             self.params,
             job,
             assistant.network,
             assistant.params,
-            hidden,
+            *theirs.padded(len(job.mask)),
             length=length,
             guesses=made,
         )
@@ -293,7 +295,7 @@ class BatchDecoder:
 
 
 def _in_rooms(program: Callable[..., Any], length: int, max_time: float | None) -> Decoded:
-    """What `program` has decoded when all rows have ended, called with more room each time.
+    """The result of `program`, called with more room each time until all rows have ended.
 
     With `max_time`, seconds, it is called for `LOOK` ids at a time until that has passed.
     """

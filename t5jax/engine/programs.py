@@ -75,7 +75,7 @@ def cross_attention(model: Network, params: Params, forced: Forced) -> jax.Array
 
 @flax.struct.dataclass
 class Job:
-    """What a program of decoding needs beside a network: B inputs in R rows, or in beams.
+    """The input of a decoding program: B inputs in R rows, or in beams.
 
     `hidden` [B, S, D], `mask` bool[B, S]: the inputs. `done` bool[R], or [B] with beams: what only
     fills the batch up. `controls`: how to decode.
@@ -89,7 +89,7 @@ class Job:
 
 @flax.struct.dataclass
 class Begun:
-    """What a program of decoding leaves to the next, which has more room.
+    """The state that a decoding program hands to the next, which has more room.
 
     `cross_kv`: the cross-attention's keys and values. `state`: `LoopState` or `BeamState`.
     """
@@ -173,6 +173,7 @@ def decode_assisted(
     assistant: Network,
     assistant_params: Params,
     assistant_hidden: jax.Array,
+    assistant_mask: jax.Array,
     *,
     length: int,
     guesses: int,
@@ -190,7 +191,7 @@ def decode_assisted(
     return assisted.decode(
         verify,
         model.init_cache(rows, room),
-        _bind(assistant, assistant_params, theirs, job.mask),
+        _bind(assistant, assistant_params, theirs, assistant_mask),
         assistant.init_cache(rows, room),
         job.done,
         job.controls,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-# From its own module: `tqdm` itself knows no notebooks.
+# tqdm.auto draws notebooks' bars too; the module tqdm does not.
 from tqdm.auto import tqdm
 
 from t5jax.knobs import check_value
@@ -14,16 +14,16 @@ from t5jax.knobs import check_value
 DELAY = 2.0
 
 
-def bar(what: str, total: int | None, shown: bool) -> Any:
+def bar(what: str, total: int | None, progress: bool) -> Any:
     """A bar of `total` inputs, with the time left; used with `with` and `update(inputs)`.
 
     It appears after two seconds, and goes when the work is done. Where stderr is neither a terminal
-    nor a notebook's, or `shown` is False, nothing appears.
+    nor a notebook's, or `progress` is False, nothing appears.
 
     Raises:
-      ValueError: `shown`, which callers call progress, is not a bool.
+      ValueError: `progress` is no bool.
     """
-    shown = check_value("progress", shown, bool)
+    progress = check_value("progress", progress, bool)
     terminal = sys.stderr is not None and sys.stderr.isatty()
     return tqdm(
         desc=what,
@@ -31,5 +31,5 @@ def bar(what: str, total: int | None, shown: bool) -> Any:
         unit=" inputs",
         delay=DELAY,
         leave=False,
-        disable=not shown or not (terminal or "ipykernel" in sys.modules),
+        disable=not progress or not (terminal or "ipykernel" in sys.modules),
     )

@@ -1,4 +1,4 @@
-"""`Request`: what a call asks for, complete and checked before anything is encoded."""
+"""`Request`: a call's options and arguments, complete and checked before anything is encoded."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a call asks for, checked, and in ids.
+    """One call, checked, and in ids.
 
     Attributes:
       options: as given.
       ids: special ids.
       inputs: how many there are.
-      longest: the decoder's positions; None: no limit.
+      longest: the decoder's positions, and the assistant's; None: no limit.
       prefixes: ids that each input's output begins with; empty: none.
       answers: `options.answers` as ids, without EOS.
       stop: the automaton of `options.stop_strings`.
@@ -100,7 +100,11 @@ class Request:
         if options.stop_strings and vocabulary is not None:
             stop = StopStrings.of(options.stop_strings, token_texts(vocabulary))
         prefixes = _prefixes(decoder_prefix, inputs, config, vocabulary)
-        _check_prefixes(prefixes, options, given, config)
+        _check_first(prefixes, given)
+        positions = {"model": config.longest_output}
+        if assistant is not None:
+            positions["assistant_model"] = assistant.network.config.longest_output
+        longest = _longest(prefixes, options, positions)
         return cls(
             options=options,
             ids=SpecialIds(
@@ -111,7 +115,7 @@ class Request:
                 vocab=config.vocab_size,
             ),
             inputs=inputs,
-            longest=config.longest_output,
+            longest=longest,
             prefixes=prefixes,
             answers=_answers(options, vocabulary, eos, stop),
             stop=stop,
@@ -144,15 +148,17 @@ class Request:
 
     def nothing(self) -> Generation:
         """The result of no inputs."""
-        empty = np.zeros((0, self.samples, 0), np.float32)
+        n = self.samples
+
+        def empty(asked: bool, *shape: int) -> np.ndarray | None:
+            return np.zeros((0, n, *shape), np.float32) if asked else None
+
         return Generation(
-            ids=empty.astype(np.int32),
-            scores=empty[..., 0:0].reshape(0, self.samples) if self.scores else None,
-            lengths=np.zeros((0, self.samples), np.int32),
-            token_scores=empty if self.token_scores else None,
-            cross_attention=np.zeros((0, self.samples, 0, 0, 0, 0), np.float32)
-            if self.cross_attention
-            else None,
+            ids=np.zeros((0, n, 0), np.int32),
+            scores=empty(self.scores),
+            lengths=np.zeros((0, n), np.int32),
+            token_scores=empty(self.token_scores, 0),
+            cross_attention=empty(self.cross_attention, 0, 0, 0, 0),
         )
 
     def controls(
@@ -335,23 +341,29 @@ def _prefixes(
     return rows
 
 
-def _check_prefixes(
-    prefixes: Sequence[Sequence[int]],
-    options: GenerationOptions,
-    given: Mapping[str, Any],
-    config: ModelConfig,
-) -> None:
+def _check_first(prefixes: Sequence[Sequence[int]], given: Mapping[str, Any]) -> None:
     first = given.get("forced_bos_token_id")
     if first is not None and any(prefixes):
         raise ValueError(
             f"forced_bos_token_id={first} and decoder_prefix both say what an output begins "
             "with; give one of them"
         )
-    longest, most = config.longest_output, options.max_new_tokens
+
+
+def _longest(
+    prefixes: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    positions: Mapping[str, int | None],
+) -> int | None:
+    """The fewest of the models' `positions`; ValueError where an output may be longer."""
+    most = options.max_new_tokens
     total = most + max(map(len, prefixes), default=0)
-    if longest is not None and total > longest:
-        more = "" if total == most else ", decoder_prefix counted"
-        raise ValueError(
-            f"max_new_tokens={most} makes outputs of {total} tokens{more}; the model's "
-            f"longest_output is {longest}"
-        )
+    limits = {model: limit for model, limit in positions.items() if limit is not None}
+    for model, limit in limits.items():
+        if total > limit:
+            more = "" if total == most else ", decoder_prefix counted"
+            raise ValueError(
+                f"max_new_tokens={most} makes outputs of {total} tokens{more}; the {model}'s "
+                f"longest_output is {limit}"
+            )
+    return min(limits.values(), default=None)

@@ -131,7 +131,7 @@ def _fused(
 
 
 class _Stack(NamedTuple):
-    """What `np.stack` would make."""
+    """As `np.stack`."""
 
     arrays: list[np.ndarray]
     axis: int

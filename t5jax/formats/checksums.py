@@ -69,7 +69,7 @@ def write(
 
 
 def read(folder: Path) -> Checksums | None:
-    """What `write` wrote; None where there is none.
+    """The checksums that `write` wrote; None where there are none.
 
     Raises:
       Damaged: the file with the checksums is.

@@ -49,7 +49,7 @@ _SILENT = frozenset(
 
 
 class HuggingFaceTable(Protocol):
-    """What a family's table of this format has, a module.
+    """The names that a family's table of this format, a module, must have.
 
     Attributes:
       MODEL_TYPES: of config.json.

@@ -47,7 +47,7 @@ from t5jax.vocabulary import load_vocabulary, save_vocabulary
 
 
 class ModelJson(Schema):
-    """What model.json holds."""
+    """The content of model.json."""
 
     class Quantized(Schema):
         kind: Literal["int8", "int4"]
@@ -253,7 +253,7 @@ class QuantizedTree(Checkpoint):
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, cut to one line."""
+    """An exception's message, cut to one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

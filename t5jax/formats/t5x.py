@@ -53,7 +53,7 @@ DType = Literal["float32", "bfloat16", "float16", "float64"]
 
 
 class T5XTable(Protocol):
-    """What a family's table of this format has, a module.
+    """The names that a family's table of this format, a module, must have.
 
     Attributes:
       Gin: the bindings of gin files that are read, a `Schema`.

@@ -157,7 +157,11 @@ class Network(Protocol):
         cache: Any,
         index: jax.Array,
     ) -> tuple[jax.Array, Any]:
-        """K more tokens a row, int[B, K], the first at position `index` -> [B, K, D]; no beams."""
+        """K more tokens a row, int[B, K], the first at position `index` -> [B, K, D]; no beams.
+
+        With an assistant, up to K - 1 positions may lie at `longest_output` or beyond. Their
+        results are not used, but they must be finite.
+        """
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """The decoder's normed output [..., D] -> float32[..., V]."""

@@ -8,16 +8,19 @@ import os
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 
 import t5jax
-from t5jax.cli import main
+from t5jax.cli import eval, main
 from t5jax.cli.entry import COMMANDS
 from t5jax.cli.loading import Generating
 from t5jax.decoding.options import GenerationOptions
+from t5jax.formats import detect
 from t5jax.knobs import REQUIRED, declared
+from t5jax.tasks.metrics import resampling
 from t5jax.training import loop
 from tests.support.mistakes import error_of
 from tests.support.models import tiny_text2text
@@ -95,6 +98,12 @@ def test_mistakes_of_convert_are_one_line(saved, tmp_path, capsys):
     for words, expected in cases.items():
         assert expected in error_of(capsys, "convert", *words)
         assert not target.exists()
+
+
+def test_values_that_the_command_line_repeats_without_jax_are_those_of_their_owners():
+    kind, _ = declared(COMMANDS["convert"])["format"]
+    assert typing.get_args(kind) == detect.FORMATS
+    assert eval.MOST_RESAMPLES == resampling.MOST_RESAMPLES
 
 
 def test_generate_reads_stdin(saved, expected, monkeypatch, capsys):
@@ -412,7 +421,7 @@ def test_help_and_misspelt_options_answer_before_anything_heavy_is_imported(word
     config = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
     code = f"""
 import sys
-from t5jax.cli import main
+from t5jax.cli import eval, main
 try:
     main({words.format(config=config).split()!r})
 finally:

@@ -164,8 +164,13 @@ def test_encoder_alone_loads_encodes_and_is_written(tmp_path):
     np.testing.assert_allclose(
         hidden[inputs != 0], expected.last_hidden_state.numpy()[inputs != 0], atol=1e-4
     )
-    with pytest.raises(ValueError, match="encoder alone"):
-        t5.generate_ids(inputs)
+    for call in (
+        lambda: t5.generate_ids(inputs),
+        lambda: t5.generate("a"),
+        lambda: t5.score("a", "b"),
+    ):
+        with pytest.raises(ValueError, match="encoder alone"):
+            call()
     for format in ("hf", "t5x", "t5jax"):
         t5.save(tmp_path / format, format=format)
         again = t5jax.load(tmp_path / format)

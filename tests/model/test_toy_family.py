@@ -134,6 +134,33 @@ def test_positions_end_where_the_model_says(params):
         assert "\n" not in str(caught.value)
 
 
+def test_an_assistant_may_have_fewer_positions(t5, params):
+    config = CONFIG.replace(positions=40)
+    table = params["token"]["positions"][:40]
+    tree = params | {"token": params["token"] | {"positions": table}}
+    small = t5jax.Text2Text(config, tree, ByteVocabulary())
+    inputs = ids(3, 2, 35)  # 64 columns for the model, 40 for its assistant
+    inputs[1, 20:] = CONFIG.pad_token_id
+    call = {"max_new_tokens": 40, "min_new_tokens": 40}
+    for one, other in ((t5, small), (small, t5)):
+        found = one.generate_ids(inputs, assistant_model=other, **call)
+        np.testing.assert_array_equal(found.ids, one.generate_ids(inputs, **call).ids)
+    refused = [
+        ({}, 41, "assistant_model: an input has 41 tokens; the model's longest_input is 40"),
+        ({"max_new_tokens": 41}, 9, "41 tokens; the assistant_model's longest_output is 40"),
+    ]
+    for more, width, words in refused:
+        with pytest.raises(ValueError, match=words):
+            t5.generate_ids(ids(0, 1, width), assistant_model=small, **{**call, **more})
+
+
+def test_padding_past_the_last_position_counts_for_nothing(t5, params):
+    inputs, prefix = ids(0, 2, 60), ids(1, 2, 5)
+    wide = np.pad(inputs, ((0, 0), (0, 9)), constant_values=CONFIG.pad_token_id)
+    for call in (lambda x: t5.logits(x, prefix), lambda x: t5.score_ids(x, prefix)):
+        np.testing.assert_allclose(call(wide), call(inputs), atol=1e-5)
+
+
 def test_a_run_is_trained_checkpointed_resumed_and_evaluated(run, capsys):
     assert (run / "model.json").read_text().count('"family": "toy"') == 1
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
