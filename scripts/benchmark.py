@@ -17,39 +17,17 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import itertools
-import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from contenders import report
+from contenders.cases import SUBJECTS, expand
 from contenders.turns import SCRIPTS, Contender, Failed, Process, processes, take_turns
-
-# By subject: the names of a case's numbers, the cases, and the libraries.
-SUBJECTS = {
-    "decoding": (
-        ("rows", "inputs", "outputs", "beams"),
-        "1x64-1 8x256-1 4x512-16 2x1024-1 2x1024-64x4 1x2048-16 1x64-64 1x128-128 16x64-64 "
-        "4x64-64x4",
-        ("t5jax", "transformers", "ctranslate2", "t5x"),
-    ),
-    "encoding": (
-        ("rows", "inputs"),
-        "1x64 8x128 8x256 4x512 2x1024 1x2048",
-        ("t5jax", "transformers"),
-    ),
-    "scoring": (("rows", "inputs", "targets"), "8x128-32 4x512-88", ("t5jax",)),
-    "training": (
-        ("rows", "inputs", "targets"),
-        "8x128-32 8x256-48 4x512-88 2x1024-176",
-        ("t5jax", "transformers"),
-    ),
-}  # fmt: skip
 
 
 def main() -> None:
@@ -115,17 +93,6 @@ def pair(text: str) -> tuple[str, str]:
         raise argparse.ArgumentTypeError(f"{text!r} is not CONTENDER=VALUE")
     # A virtual environment's interpreter is a link, which must not be resolved.
     return name, str(Path(value).absolute())
-
-
-def expand(text: str, names: Sequence[str]) -> Iterator[dict[str, int]]:
-    """The cases that a text such as 1,8x64-1 stands for; a number that is left out is 1."""
-    found = re.fullmatch(r"([\d,]+)x([\d,]+)(?:-([\d,]+)(?:x([\d,]+))?)?", text)
-    lists = [part for part in found.groups() if part] if found else []
-    if not len(names) - ("beams" in names) <= len(lists) <= len(names):
-        raise ValueError(f"case {text!r} does not have the form of --help, with {', '.join(names)}")
-    lists += ["1"] * (len(names) - len(lists))
-    for numbers in itertools.product(*([int(x) for x in part.split(",")] for part in lists)):
-        yield dict(zip(names, numbers, strict=True))
 
 
 def compare(

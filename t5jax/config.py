@@ -22,10 +22,14 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class LengthsConfig(Section):
-    """Longest sequences in tokens, EOS included."""
+    """Longest sequences in tokens, EOS included.
 
-    inputs: int = knob(512, "encoder tokens a row; longer inputs are cut", least=1)
-    targets: int = knob(128, "decoder tokens a row; longer targets are cut", least=1)
+    A YAML file or the command line may have "auto" for one of them, or for the section: the length
+    at which an example costs least, which the run's config.yaml then holds.
+    """
+
+    inputs: int = knob(512, "encoder tokens a row, or auto; longer inputs are cut", least=1)
+    targets: int = knob(128, "decoder tokens a row, or auto; longer targets are cut", least=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from t5jax.config import RunConfig
+from t5jax.config import LengthsConfig, RunConfig
 from t5jax.knobs import check_value, declared, nearest, short
 from t5jax.model.family import default_family, family_of, named, variants
 from t5jax.text_files import read_text
@@ -15,6 +15,8 @@ from t5jax.yaml_files import parse_yaml, write_yaml
 
 if TYPE_CHECKING:
     from t5jax.vocabulary import Vocabulary
+
+AUTO = "auto"
 
 
 def read_config(file: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -84,6 +86,22 @@ def build_config(
                 f"model.{name}={ours}, but the checkpoint {config.init} has {theirs}; leave it out"
             )
     return config
+
+
+def auto_lengths(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], set[str]]:
+    """A configuration without the row lengths that are "auto", and the names of those.
+
+    "auto" may be one of `data.lengths`, or stand for both.
+    """
+    data = tree.get("data")
+    lengths = data.get("lengths") if isinstance(data, Mapping) else None
+    if lengths == AUTO:
+        lengths = dict.fromkeys(declared(LengthsConfig), AUTO)
+    if not isinstance(data, Mapping) or not isinstance(lengths, Mapping):
+        return tree, set()
+    names = {name for name in declared(LengthsConfig) if lengths.get(name) == AUTO}
+    rest = {name: value for name, value in lengths.items() if name not in names}
+    return {**tree, "data": {**data, "lengths": rest}}, names
 
 
 def _base(variant: Any, family: Any, initial: Any) -> Any:

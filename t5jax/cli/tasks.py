@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, Any
 
 from t5jax import standard_streams
 from t5jax.cli.arguments import Command, place
 from t5jax.cli.heavy import import_heavy
-from t5jax.knobs import Names, knob
+from t5jax.knobs import Names, knob, nearest, short
 
 if TYPE_CHECKING:
     from t5jax.vocabulary import Vocabulary
@@ -24,13 +25,24 @@ class Tasks(Command):
     inputs: int | None = knob(None, "tokens to cut inputs to; default: nothing is cut", least=1)
     targets: int | None = knob(None, "tokens to cut targets to", least=1)
     vocabulary: str = knob("bytes", "vocabulary that the ids are shown in, as in a config")
+    lengths_for: str | None = knob(
+        None,
+        "a model's variant: also show the row lengths at which training it costs least",
+        word="VARIANT",
+    )
     modules: Names = knob((), "your task modules, divided by commas")
 
     def run(self) -> None:
         """Prints the list, or the examples."""
         standard_streams.need_stdout()
+        from t5jax.model.family import variants
         from t5jax.vocabulary import make_vocabulary
 
+        if self.lengths_for not in (None, *variants()):
+            raise ValueError(
+                f"--lengths_for {short(self.lengths_for)} is no variant; "
+                f"{nearest(self.lengths_for, variants())}"
+            )
         vocabulary = make_vocabulary(self.vocabulary)
         import_heavy("t5jax.data")
         from t5jax.tasks import registry
@@ -77,3 +89,25 @@ class Tasks(Command):
                     text = written or vocabulary.decode(ids)
                     print(f"{feature:8} {text}\n{'':8} {' '.join(map(str, ids))}")
                 print()
+        if self.lengths_for is not None:
+            self._show_lengths(provider)
+
+    def _show_lengths(self, provider: Any) -> None:
+        """Prints row lengths for the task, packed and padded."""
+        from t5jax.config import DataConfig
+        from t5jax.data import row_lengths
+        from t5jax.model.family import family_of, variants
+
+        config = variants()[self.lengths_for or ""]
+        given = {"inputs": self.inputs, "targets": self.targets}
+        data = DataConfig(split=self.split)
+        sizes = row_lengths.look(provider, self.split, data.seed)
+        for way, together in (("packed", row_lengths.rows_together(data)), ("an example a row", 0)):
+            found = row_lengths.choose(
+                sizes,
+                functools.partial(family_of(config).step_flops, config, 1),
+                together=together,
+                given={name: length for name, length in given.items() if length is not None},
+                longest=(config.longest_input, config.longest_output),
+            )
+            print(f"{way}: {found}; {found.cost / 1e9:.3g} GFLOPs an example")

@@ -36,10 +36,10 @@ class Train(Command):
 
     def run(self) -> None:
         """Checks the configuration before anything that takes seconds is imported, and trains."""
-        from t5jax.config_files import build_config, read_config
+        from t5jax.config_files import auto_lengths, build_config, read_config
 
         tree = read_config(self.config, self.overrides)
-        build_config(tree)
+        build_config(auto_lengths(tree)[0])
         from t5jax.training.machine import keep_freed_memory
         from t5jax.training.signals import ending_at_once
 

@@ -38,7 +38,7 @@ class ModelIds(NamedTuple):
 # Padding and start as seqio has them.
 SEQIO_IDS = ModelIds()
 
-_WAITING = 32  # examples kept for the next call: more fill rows better, but change the order more
+WAITING = 32  # examples kept for the next call: more fill rows better, but change the order more
 
 
 class Examples:
@@ -95,7 +95,7 @@ def pack(
                 break
         else:
             left.append((inputs, targets))
-            if len(left) == _WAITING:
+            if len(left) == WAITING:
                 break
     return placed, left
 

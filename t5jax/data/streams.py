@@ -16,7 +16,7 @@ from t5jax.data.packing import Examples, ModelIds, TokenPair, pack, to_batch
 from t5jax.data.sources import HeldSource, ReadSource, Source, State, check_source, hold, uniform
 from t5jax.tasks.faults import check_features, reading
 
-_OPEN_ROWS = 16  # rows packed together; each example is tried in all of them
+OPEN_ROWS = 16  # rows packed together; each example is tried in all of them
 _CHOICES = 4096  # draws of a mixture's tasks at a time
 
 
@@ -46,7 +46,7 @@ def tasks_of(provider: seqio.Task | seqio.Mixture, split: str) -> list[seqio.Tas
     return having
 
 
-def _rates(
+def rates_of(
     provider: seqio.Task | seqio.Mixture, tasks: Sequence[seqio.Task], split: str
 ) -> list[float]:
     """The tasks' sampling rates; ValueError if one is negative or all are 0."""
@@ -108,7 +108,7 @@ class Stream:
             return to_batch([[self._take()] for _ in range(self._rows)], self._lengths, self._ids)
         rows: list[list[TokenPair]] = []
         while len(rows) < self._rows:
-            count = min(_OPEN_ROWS, self._rows - len(rows))
+            count = min(OPEN_ROWS, self._rows - len(rows))
             filled, self._waiting = pack(self._waiting, self._take, count, self._lengths)
             rows += filled
         return to_batch(rows, self._lengths, self._ids)
@@ -158,7 +158,7 @@ def open_streams(
     tasks = tasks_of(provider, split)
     for task in tasks:
         check_features(task, dataclasses.asdict(lengths))
-    rates = _rates(provider, tasks, split)
+    rates = rates_of(provider, tasks, split)
     makers: list[Callable[[int], Source]] = []
     found = {}
     for index, task in enumerate(tasks):

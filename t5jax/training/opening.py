@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from t5jax import run_folder
 from t5jax.config import RunConfig
-from t5jax.config_files import build_config, differences, stored_config, to_yaml
+from t5jax.config_files import auto_lengths, build_config, differences, stored_config, to_yaml
+from t5jax.data import row_lengths
 from t5jax.formats import native
 from t5jax.formats.checkpoint import About, Checkpoint
 from t5jax.formats.detect import open_checkpoint, report_assumed
+from t5jax.model.family import family_of
 from t5jax.paths import user_path
-from t5jax.tasks import run_modules
+from t5jax.tasks import registry, run_modules
 from t5jax.vocabulary import Vocabulary, load_vocabulary, make_vocabulary
 
 # Fixed once a run has a checkpoint, which depends on them.
@@ -28,6 +31,7 @@ def resolve(tree: Mapping[str, Any]) -> tuple[RunConfig, Vocabulary]:
     Raises:
       ValueError: an invalid configuration, or a vocabulary that does not fit the model.
     """
+    tree, chosen = auto_lengths(tree)
     early = build_config(tree)
     if not early.run_dir:
         raise ValueError("run_dir is empty; name the folder that the run is to fill")
@@ -37,8 +41,35 @@ def resolve(tree: Mapping[str, Any]) -> tuple[RunConfig, Vocabulary]:
     config = build_config(tree, vocabulary, initial, assumed)
     data = dataclasses.replace(config.data, modules=run_modules.absolute(config.data.modules))
     config = dataclasses.replace(config, data=data)
+    if chosen:
+        config = _with_lengths(config, vocabulary, chosen)
     _check(config, vocabulary)
     return config, vocabulary
+
+
+def _with_lengths(config: RunConfig, vocabulary: Vocabulary, chosen: set[str]) -> RunConfig:
+    """With the `chosen` lengths: those of the run, once it has a checkpoint, or what costs least.
+
+    The choice is printed.
+    """
+    data, run_dir = config.data, user_path(config.run_dir)
+    if run_folder.steps(run_dir):
+        stored = stored_config(run_dir / run_folder.CONFIG).data.lengths
+        kept = {name: getattr(stored, name) for name in chosen}
+        lengths = dataclasses.replace(data.lengths, **kept)
+    else:
+        registry.load_modules(run_modules.there(run_dir, data.modules))
+        provider = registry.with_vocabulary(data.mixture, registry.seqio_vocabulary(vocabulary))
+        found = row_lengths.choose(
+            row_lengths.look(provider, data.split, data.seed),
+            functools.partial(family_of(config.model).step_flops, config.model, 1),
+            together=row_lengths.rows_together(data),
+            given={k: v for k, v in dataclasses.asdict(data.lengths).items() if k not in chosen},
+            longest=(config.model.longest_input, config.model.longest_output),
+        )
+        print(f"data.lengths: {found}", flush=True)
+        lengths = found.lengths
+    return dataclasses.replace(config, data=dataclasses.replace(data, lengths=lengths))
 
 
 def _vocabulary_and_init(early: RunConfig, given: Any) -> tuple[Vocabulary, Any, tuple[str, ...]]:
