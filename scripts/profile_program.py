@@ -5,9 +5,10 @@
     python scripts/profile_program.py decoding 1x64-64x4 --dtype int8
 
 Cases are those of scripts/benchmark.py. Operations of one kind (a layer's, in every layer) are one
-line: its time in a call (some run at once), how often it ran, GFLOP/s of its products, GB/s of its operands and its
-result, and the larger of the two as a share of the peak that was measured here. An operation may
-read less than its operands, or find them in the cache, so that GB/s can be more than the memory's.
+line: its time in a call, how often it ran, GFLOP/s of its products, GB/s of its operands and its
+result, and the larger of the two as a share of the peak that was measured here. Where several run
+or wait at once, the time counts for the one that began last. An operation may read less than its
+operands, or find them in the cache, so that GB/s can be more than the memory's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import math
 import os
 import re
 import subprocess
@@ -60,7 +62,7 @@ def main() -> None:
         run()
         peaks = measured_peaks()
         wall, cpu, events = trace(run, arguments.calls, f"{temporary}/trace")
-        show(list(groups(events, dump)), wall, cpu, covered(events), peaks, arguments)
+        show(groups(events, dump), wall, cpu, peaks, arguments)
 
 
 def prepare(
@@ -150,43 +152,64 @@ class Group:
     count: int = 0
 
 
-def groups(events: Sequence[Event], dump: Path) -> Iterator[Group]:
+def operation_of(event: Event, texts: dict[str, dict[str, hlo.Operation]], dump: Path) -> Any:
+    """The event's operation; `texts` are the modules that were read already."""
+    if event.module not in texts:
+        file = next(dump.glob(f"{event.module}.*after_optimizations.txt"), None)
+        texts[event.module] = hlo.read(file) if file else {}
+    unknown = hlo.Operation(plain(event.name), "", event.module, 0, 0)
+    return texts[event.module].get(event.name, unknown)
+
+
+def groups(events: Sequence[Event], dump: Path) -> list[Group]:
     """Events by kind; those of loops and calls are left out, which hold others."""
     texts: dict[str, dict[str, hlo.Operation]] = {}
     found: dict[hlo.Operation, Group] = {}
-    for event in events:
-        if event.module not in texts:
-            file = next(dump.glob(f"{event.module}.*after_optimizations.txt"), None)
-            texts[event.module] = hlo.read(file) if file else {}
-        unknown = hlo.Operation(re.sub(r"\.\d+$", "", event.name), "", event.module, 0, 0)
-        operation = texts[event.module].get(event.name, unknown)
-        if operation.opcode in hlo.CONTROL:
-            continue
+    held = [e for e in events if operation_of(e, texts, dump).opcode not in hlo.CONTROL]
+    for event, nanoseconds in own_times(held):
+        operation = operation_of(event, texts, dump)
         group = found.setdefault(operation, Group(operation))
-        group.nanoseconds += event.until - event.start
+        group.nanoseconds += nanoseconds
         group.count += 1
-        group.names.add(re.sub(r"\.\d+$", "", event.name))
-    yield from sorted(found.values(), key=lambda group: -group.nanoseconds)
+        group.names.add(plain(event.name))
+    return sorted(found.values(), key=lambda group: -group.nanoseconds)
 
 
-def covered(events: Sequence[Event]) -> float:
-    """Seconds in which an operation ran."""
-    total, until = 0.0, 0.0
-    for event in events:
-        total += max(0.0, event.until - max(until, event.start))
-        until = max(until, event.until)
-    return total / 1e9
+def plain(name: str) -> str:
+    """An operation's name without its number."""
+    return re.sub(r"\.\d+$", "", name)
+
+
+def own_times(events: Sequence[Event]) -> Iterator[tuple[Event, float]]:
+    """Nanoseconds in which an event was the last of the running ones to begin.
+
+    The events are sorted by their start, and without those that hold others.
+    """
+    running: list[tuple[Event, float]] = []
+    now = 0.0
+    for event in [*events, None]:
+        start = math.inf if event is None else event.start
+        while running and now < start:
+            last, own = running[-1]
+            until = min(last.until, start)
+            running[-1] = (last, own + max(0.0, until - now))
+            now = max(now, until)
+            if last.until <= now:
+                yield running.pop()
+        if event is not None:
+            now = max(now, start)
+            running.append((event, 0.0))
 
 
 def show(
     found: list[Group],
     wall: float,
     cpu: float,
-    busy: float,
     peaks: tuple[float, float],
     arguments: argparse.Namespace,
 ) -> None:
     calls = arguments.calls
+    busy = sum(group.nanoseconds for group in found) / 1e9
     print(
         f"{wall / calls * 1e3:.1f} ms a call, {cpu / wall:.2f} cores busy; "
         f"{1 - busy / wall:.0%} outside XLA's operations\n"

@@ -8,15 +8,18 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from t5jax.ops.backend import on_one_cpu
 from t5jax.ops.chunked_attention import attend_in_chunks
 from t5jax.ops.dropout import drop_keys
 from t5jax.ops.gradients import add_bias
+from t5jax.ops.grouped_attention import attend_in_groups
 from t5jax.ops.masks import MASKED, SegmentMask
 
 # Scores of a head from which they are computed in chunks. T5-small encodes 2 x 1024 tokens 1.14
-# times as fast so, 1 x 2048 1.65 times; shorter inputs gain nothing, and a training step of 4 x 512
-# takes 1.04 times as long (2 cores).
+# times as fast so, 1 x 2048 1.65 times (2 cores).
 SCORES = 2**19
+# Below that, on one CPU: scores of a group of rows, and the most groups, which are unrolled.
+GROUP_SCORES, GROUPS = 2**20, 16
 # Queries of a chunk: on one CPU its scores stay in the cache, elsewhere memory is saved.
 CPU_CHUNK, CHUNK = 128, 512
 
@@ -44,10 +47,12 @@ def attend(
     # The weights of a key are dropped for all queries alike, so its values can be dropped instead.
     v = drop_keys(v, dropout_rate, dropout_key)
     chunk = _chunk(q.shape[1], k.shape[1])
-    if chunk is None:
-        return mix(attention_weights(q, k, bias, mask.dense()), v)
-    together = 1 if _one_cpu() else len(q)
-    return attend_in_chunks(q, k, v, bias, mask, chunk=chunk, together=together)
+    if chunk is not None:
+        together = 1 if on_one_cpu() else len(q)
+        return attend_in_chunks(q, k, v, bias, mask, chunk=chunk, together=together)
+    if on_one_cpu():
+        return attend_in_groups(q, k, v, bias, mask, group=_group(q, k))
+    return mix(attention_weights(q, k, bias, mask.dense()), v)
 
 
 def bias_positions(queries: int, keys: int) -> tuple[jax.Array, jax.Array]:
@@ -81,17 +86,18 @@ def mix(weights: jax.Array, v: jax.Array) -> jax.Array:
     return jnp.einsum("BNTS,BSNH->BTNH", weights.astype(v.dtype), v)
 
 
+def _group(q: jax.Array, k: jax.Array) -> int:
+    """Rows whose scores are computed together, a divisor of all."""
+    rows, queries, heads, _ = q.shape
+    most = max(1, GROUP_SCORES // (heads * queries * k.shape[1]), rows // GROUPS)
+    return max(n for n in range(1, rows + 1) if rows % n == 0 and n <= most)
+
+
 def _chunk(queries: int, keys: int) -> int | None:
     """Queries of a chunk, about equal parts of all; None: scores are computed whole."""
     if jax.sharding.get_abstract_mesh().shape.get("sequence", 1) > 1:
         return None
     if queries * keys < SCORES:
         return None
-    chunk = CPU_CHUNK if _one_cpu() else CHUNK
+    chunk = CPU_CHUNK if on_one_cpu() else CHUNK
     return -(-queries // max(1, (queries + chunk // 2) // chunk))
-
-
-def _one_cpu() -> bool:
-    """Whether this is computed on one CPU device, and not on a mesh of several."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return jax.default_backend() == "cpu" and (mesh.empty or mesh.size == 1)

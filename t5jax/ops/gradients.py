@@ -9,6 +9,7 @@ time of a reduction over the first axis.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -28,8 +29,13 @@ def _project_forward(x: jax.Array, w: jax.Array, contracted: int) -> Any:
 def _project_backward(contracted: int, saved: Any, ct: jax.Array) -> Any:
     x, w = saved
     rows = x.ndim - contracted
-    axes = tuple(range(rows))
     dx = jnp.tensordot(ct, w, (tuple(range(rows, ct.ndim)), tuple(range(contracted, w.ndim))))
+    inputs, outputs = math.prod(w.shape[:contracted]), math.prod(w.shape[contracted:])
+    if inputs > outputs:
+        # Of two dimensions each, XLA multiplies them as they are, and transposes neither.
+        dw = x.reshape(-1, inputs).T @ ct.reshape(-1, outputs)
+        return dx, dw.reshape(w.shape)
+    axes = tuple(range(rows))
     return dx, jnp.tensordot(x, ct, (axes, axes))
 
 

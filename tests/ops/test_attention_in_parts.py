@@ -1,4 +1,4 @@
-"""Attention in chunks is attention: the plain formula, its gradients, whatever the mask."""
+"""Attention in parts is attention: the plain formula, its gradients, whatever the mask."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from t5jax.model.t5.network import T5
 from t5jax.ops import attention
 from t5jax.ops.attention import attention_weights, mix
 from t5jax.ops.chunked_attention import attend_in_chunks
+from t5jax.ops.grouped_attention import attend_in_groups
 from t5jax.ops.masks import SegmentMask
 from tests.support.models import TINY, lively_params, random_ids, serving, serving_params
 
@@ -45,9 +46,34 @@ def whole(rng, length: int) -> np.ndarray:
         (16, 16, 16, True, False),
     ],
 )
-def test_states_and_gradients_are_those_of_the_formula(
+def test_states_and_gradients_of_chunks_are_those_of_the_formula(
     queries, keys, chunk, causal, biased, segments, together
 ):
+    def attend(q, k, v, bias, mask):
+        band = bias(np.arange(chunk), np.arange(-queries, keys))
+        return attend_in_chunks(q, k, v, band, mask, chunk=chunk, together=together)
+
+    check(attend, queries, keys, causal, biased, segments)
+
+
+@pytest.mark.parametrize("group", [2, 4])
+@pytest.mark.parametrize("segments", [packed, mixed])
+@pytest.mark.parametrize(
+    ("queries", "keys", "causal", "biased"),
+    [(24, 24, False, True), (24, 24, True, True), (13, 40, False, False)],
+)
+def test_states_and_gradients_of_groups_of_rows_are_those_of_the_formula(
+    queries, keys, causal, biased, segments, group
+):
+    def attend(q, k, v, bias, mask):
+        whole = bias(np.arange(queries), np.arange(keys))
+        return attend_in_groups(q, k, v, whole, mask, group=group)
+
+    check(attend, queries, keys, causal, biased, segments)
+
+
+def check(attend, queries, keys, causal, biased, segments):
+    """Compares `attend(q, k, v, bias of positions, mask)` with the plain formula."""
     rng = np.random.default_rng(queries + keys)
     q, k, v, ct = (
         rng.normal(size=(ROWS, n, HEADS, WIDTH)).astype(np.float32)
@@ -60,24 +86,26 @@ def test_states_and_gradients_are_those_of_the_formula(
     ct = ct * np.asarray(mask.dense().any(axis=-1)[:, 0, :, None, None])
     distances = rng.normal(size=(HEADS, queries + keys)).astype(np.float32) if biased else None
 
-    def bias(distances, at, to):
-        # Below 0: of queries that fill up the last chunk.
-        return None if distances is None else distances[:, (to - at[:, None] + queries).clip(0)]
+    def of(distances):
+        def bias(at, to):
+            # Below 0: of queries that fill up the last chunk.
+            return None if distances is None else distances[:, (to - at[:, None] + queries).clip(0)]
+
+        return bias
 
     def plain(q, k, v, distances):
-        dense = bias(distances, np.arange(queries), np.arange(keys))
+        dense = of(distances)(np.arange(queries), np.arange(keys))
         return mix(attention_weights(q, k, dense, mask.dense()), v)
 
-    def chunks(q, k, v, distances):
-        band = bias(distances, np.arange(chunk), np.arange(-queries, keys))
-        return attend_in_chunks(q, k, v, band, mask, chunk=chunk, together=together)
+    def ours(q, k, v, distances):
+        return attend(q, k, v, of(distances), mask)
 
     args = q, k, v, distances
-    (expected, back), (found, turned) = (jax.vjp(jax.jit(f), *args) for f in (plain, chunks))
+    (expected, back), (found, turned) = (jax.vjp(jax.jit(f), *args) for f in (plain, ours))
     np.testing.assert_allclose(found * (ct != 0), expected * (ct != 0), atol=1e-5)
-    for ours, theirs in zip(turned(ct), back(ct), strict=True):
-        if ours is not None:
-            np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(np.abs(theirs).max() + 1))
+    for mine, theirs in zip(turned(ct), back(ct), strict=True):
+        if mine is not None:
+            np.testing.assert_allclose(mine, theirs, atol=1e-5 * float(np.abs(theirs).max() + 1))
 
 
 @pytest.mark.parametrize("relative_bias", ["shared", "per_layer"])
