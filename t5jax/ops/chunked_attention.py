@@ -119,16 +119,19 @@ def _backward(chunk: int, together: int, saved: Any, ct: jax.Array) -> Any:
                 band = jnp.sum(logits_ct, axis=0) + _band(bias_ct, first, length)
                 bias_ct = jax.lax.dynamic_update_slice_in_dim(bias_ct, band, length - first, axis=2)
             logits_ct = logits_ct.astype(q.dtype)
-            values_ct += _product("GNCS,GNCH->GNSH", weights.astype(v.dtype), own_ct)
-            keys_ct += _product("GNCS,GNCH->GNSH", logits_ct, own)
+            # Of the operands, the scores are not transposed.
+            own, own_ct = _bound(own.swapaxes(2, 3), own_ct.swapaxes(2, 3))
+            values_ct += _product("GNHC,GNCS->GNHS", own_ct, weights.astype(v.dtype))
+            keys_ct += _product("GNHC,GNCS->GNHS", own, logits_ct)
             queries_ct = _product("GNCS,GNSH->GNCH", logits_ct, keys)
             return (keys_ct, values_ct, bias_ct), queries_ct.astype(q.dtype)
 
-        zeros = jnp.zeros(keys.shape, jnp.float32)
+        zeros = jnp.zeros(keys.swapaxes(2, 3).shape, jnp.float32)
         (keys_ct, values_ct, bias_ct), queries_ct = jax.lax.scan(
             one, (zeros, zeros, bias_ct), _firsts(queries, chunk)
         )
-        return bias_ct, (_joined(queries_ct), keys_ct.astype(k.dtype), values_ct.astype(v.dtype))
+        keys_ct, values_ct = (x.swapaxes(2, 3).astype(k.dtype) for x in (keys_ct, values_ct))
+        return bias_ct, (_joined(queries_ct), keys_ct, values_ct)
 
     rows = (
         _grouped(_padded(_by_head(q), chunk), together),
