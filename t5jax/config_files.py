@@ -93,7 +93,7 @@ def auto_lengths(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], set[str]]:
 
     "auto" may be one of `data.lengths`, or stand for both.
     """
-    data = tree.get("data")
+    data = tree.get("data") if isinstance(tree, Mapping) else None
     lengths = data.get("lengths") if isinstance(data, Mapping) else None
     if lengths == AUTO:
         lengths = dict.fromkeys(declared(LengthsConfig), AUTO)
