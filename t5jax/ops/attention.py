@@ -87,10 +87,9 @@ def mix(weights: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def _group(q: jax.Array, k: jax.Array) -> int:
-    """Rows whose scores are computed together, a divisor of all."""
+    """Rows whose scores are computed together."""
     rows, queries, heads, _ = q.shape
-    most = max(1, GROUP_SCORES // (heads * queries * k.shape[1]), rows // GROUPS)
-    return max(n for n in range(1, rows + 1) if rows % n == 0 and n <= most)
+    return max(1, GROUP_SCORES // (heads * queries * k.shape[1]), -(-rows // GROUPS))
 
 
 def _chunk(queries: int, keys: int) -> int | None:
