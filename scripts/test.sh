@@ -35,9 +35,13 @@ compile_plainly() {
     fi
 }
 
+# Two at a time: compiling, which most of them do, keeps one core busy. After a worker's crash
+# pytest-xdist 3.8 may wait for ever for a new one's tests (its issue 1378): no new one.
+two=(-n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0)
 if [ "$#" -eq 0 ]; then
     compile_plainly
-    # Two at a time: compiling, which most of them do, keeps one core busy.
-    set -- -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+    set -- -m "not slow" "${two[@]}"
+elif [ "$*" = "-m slow" ]; then
+    set -- -m slow "${two[@]}"
 fi
 exec .venv/bin/python -m pytest "$@"

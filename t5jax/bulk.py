@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-import jax
 import numpy as np
 
 from t5jax.decoding.constraints import AllowedTokens
@@ -213,14 +212,3 @@ def _keep_whole_lines(path: Path) -> int:
                 size += len(line)
     os.truncate(path, size)
     return lines
-
-
-class ProgramCount:
-    """Counts the programs that JAX compiles, or reads from its cache on disk, from now on."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self._note)
-
-    def _note(self, event: str, duration_secs: float, **more: str | int) -> None:
-        self.count += event == "/jax/core/compile/backend_compile_duration"

@@ -9,7 +9,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from t5jax import sharding
-from t5jax.compile_cache import keep_compiled_programs
+from t5jax.compiled import keep_compiled_programs
 from t5jax.engine.arguments import dtype_of
 from t5jax.formats import generation_defaults
 from t5jax.formats.detect import open_checkpoint, report_assumed

@@ -4,7 +4,10 @@ import os
 from pathlib import Path
 
 import jax
+import pytest
 from hypothesis import HealthCheck, settings
+
+from t5jax.compiled import ProgramRoom
 
 # Before torch is imported. Two workers share two cores: with two threads each, torch waits for a
 # core at every product, and its models take five times as long.
@@ -21,6 +24,15 @@ if jax.config.jax_compilation_cache_dir is None:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t5jax-tests"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+ROOM = ProgramRoom()
+
+
+@pytest.fixture(autouse=True)
+def room_for_programs():
+    """A worker compiles more programs than a process has memory maps for."""
+    ROOM.make()
+
 
 # Tests of eight devices are for a process that has them: tests/test_eight_devices.py starts it.
 EIGHT = "device_count=8" in os.environ.get("XLA_FLAGS", "")

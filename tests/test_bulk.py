@@ -12,8 +12,9 @@ import tqdm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t5jax.bulk import ProgramCount, generate_each, unfinished
+from t5jax.bulk import generate_each, unfinished
 from t5jax.cli import main
+from t5jax.compiled import ProgramCount
 from t5jax.engine.buckets import bucket
 from t5jax.text2text import Text2Text
 from tests.support.models import tiny_text2text

@@ -12,9 +12,9 @@ from t5jax.model.t5.fusion import serving_layout
 # From the bottom up: each may import what stands before it, and itself.
 ORDER = [
     "starting", "text_files", "knobs", "paths", "schema", "yaml_files", "standard_streams",
-    "user_code", "run_folder", "host",
+    "user_code", "run_folder", "host", "compiled",
     "ops", "model", "config", "batch", "sharding", "vocabulary", "decoding", "formats", "sizes",
-    "engine", "loaded", "text2text", "compile_cache", "loading", "bulk", "config_files",
+    "engine", "loaded", "text2text", "loading", "bulk", "config_files",
     "tasks", "data", "evaluation", "evaluate", "training", "cli",
 ]  # fmt: skip
 LIGHT = ORDER[: ORDER.index("tasks")]

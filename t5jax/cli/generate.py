@@ -54,7 +54,8 @@ class Generate(Generating):
         """Writes the outputs, and tells on stderr how long those of a file took."""
         self._check_files()
         import_heavy("t5jax.bulk")
-        from t5jax.bulk import ProgramCount, generate_each
+        from t5jax.bulk import generate_each
+        from t5jax.compiled import ProgramCount
 
         t5 = self.load(self.checkpoint)
         more: dict[str, Any] = {"decoder_prefix": self.decoder_prefix}

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from t5jax import sharding, sizes
+from t5jax.compiled import ProgramRoom
 from t5jax.decoding.loop import Decoded
 from t5jax.engine import buckets, programs
 from t5jax.engine.arguments import check_length, lengths_of, padded
@@ -34,6 +35,9 @@ LOOK = 8
 # A shortlist (see `t5jax.ops.shortlist`) pays for so few rows, and heads of so many entries.
 SHORTLIST_ROWS = 2
 SHORTLIST_SIZE = 2**22
+
+# A server of inputs and outputs of every length compiles hundreds of programs.
+PROGRAM_ROOM = ProgramRoom()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,7 @@ class BatchDecoder:
 
     def encode(self, ids: np.ndarray) -> Encoded:
         """int32[B, S] -> encoder output, rows and S rounded up within it."""
+        PROGRAM_ROOM.make()
         config = self.network.config
         ids = self._within_positions(ids)
         (rows, width), longest = ids.shape, config.longest_input

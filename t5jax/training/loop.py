@@ -17,7 +17,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from t5jax import host, run_folder, sharding
-from t5jax.compile_cache import keep_compiled_programs
+from t5jax.compiled import keep_compiled_programs
 from t5jax.config import RunConfig
 from t5jax.data import TrainData
 from t5jax.data.packing import ModelIds

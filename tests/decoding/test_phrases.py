@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from t5jax.bulk import ProgramCount, generate_each
+from t5jax.bulk import generate_each
+from t5jax.compiled import ProgramCount
 from t5jax.decoding import beam
 from t5jax.decoding.controls import Controls, SpecialIds
 from t5jax.decoding.loop import BoundNetwork

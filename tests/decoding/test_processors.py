@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from t5jax.bulk import ProgramCount, generate_each
+from t5jax.bulk import generate_each
+from t5jax.compiled import ProgramCount
 from t5jax.decoding import samplers
 from t5jax.decoding.controls import SpecialIds, make_processors
 from t5jax.decoding.options import GenerationOptions
