@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -94,6 +95,41 @@ def training(folder: str, dtype: str) -> Callable:
             nonlocal state
             state, metrics = step(state, batch)
             float(metrics.losses.nll)
+
+        return run
+
+    return prepare
+
+
+def finetuning(folder: str, dtype: str) -> Callable:
+    """A step of AdamW on packed rows, as `t5jax train` makes them; the tokens in it."""
+    from t5jax import sharding
+    from t5jax.training.checkpoints import Checkpoints
+    from t5jax.training.loop import Run
+    from t5jax.training.opening import resolve
+
+    def prepare(
+        rows: int, dropout: float, task: str, vocabulary: str, **_: object
+    ) -> Callable[[], int]:
+        tree = {
+            "init": folder,
+            "vocabulary": vocabulary,
+            "model": {"dropout": dropout},
+            "data": {"mixture": task, "lengths": "auto", "batch": rows},
+            "optimizer": {"name": "adamw", "learning_rate": 1e-4, "warmup": 1},
+            "training": {"scan_layers": False, "dtype": dtype, "steps": 10**6},
+            "eval": {"tasks": []},
+            "run_dir": f"{folder}/run",
+        }
+        config, loaded = resolve(tree)
+        mesh, run_dir = sharding.make_mesh(config.mesh), Path(config.run_dir)
+        checkpoints = Checkpoints(run_dir, config.training)
+        training = Run(config, loaded, mesh, run_dir, checkpoints, None)
+
+        def run() -> int:
+            with sharding.use(mesh):
+                training.state, metrics = training.step(training.state, next(training.data))
+            return int(metrics.tokens)
 
         return run
 

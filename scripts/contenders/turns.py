@@ -60,6 +60,7 @@ class Contender:
             # On a GPU the contenders share its memory.
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "TOKENIZERS_PARALLELISM": "false",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
             "TQDM_DISABLE": "1",
         }
 

@@ -3,7 +3,8 @@
     python -m contenders.worker LIBRARY SUBJECT FOLDER DTYPE
 
 {"prepare": {sizes of a case}} is answered after two calls, which compile what there is to compile:
-{"found": [[ids]]} or null. {"run": calls} is answered by {"seconds": of one call}.
+{"found": [[ids]]} or null. {"run": calls} is answered by {"seconds": of one call}, or of one token
+where a call returns how many tokens it took in.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import json
 import os
 import sys
 import time
+
+import numpy as np
 
 
 def main() -> None:
@@ -38,12 +41,13 @@ def main() -> None:
             run = prepare(**question["prepare"])
             run()
             found = run()
-            answer({"found": None if found is None else found.tolist()})
+            answer({"found": found.tolist() if isinstance(found, np.ndarray) else None})
         else:
             began = time.perf_counter()
-            for _ in range(question["run"]):
-                run()
-            answer({"seconds": (time.perf_counter() - began) / question["run"]})
+            found = [run() for _ in range(question["run"])]
+            seconds = time.perf_counter() - began
+            tokens = isinstance(found[0], int)
+            answer({"seconds": seconds / (sum(found) if tokens else len(found))})
 
 
 if __name__ == "__main__":
