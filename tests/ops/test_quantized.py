@@ -13,7 +13,7 @@ import t5jax
 from t5jax.cli import main
 from t5jax.model.parameters import abstract_params, for_serving, quantize, quantize_leaf
 from t5jax.model.t5.fusion import serving_layout
-from t5jax.ops import quantized
+from t5jax.ops import quantized, quantized_products
 from t5jax.ops.int8 import LARGE, int8_products
 from t5jax.ops.quantized import (
     Int4,
@@ -21,7 +21,7 @@ from t5jax.ops.quantized import (
     Quantized,
     Scheme,
 )
-from t5jax.ops.quantized_products import multiply, multiply_floats
+from t5jax.ops.quantized_products import MOST_ROWS, multiply, multiply_floats
 from t5jax.text2text import Text2Text
 from t5jax.vocabulary import ByteVocabulary
 from tests.support.models import TINY, lively_params, random_ids, tiny_text2text
@@ -100,6 +100,18 @@ def test_a_product_is_that_of_the_rounded_kernel(rows, make, monkeypatch):
     assert (np.abs(y - exact) <= bound).all()
     # As accelerators do it, x stays what it is.
     np.testing.assert_allclose(multiply_floats(x, w) * w.scale, exact, atol=1e-4)
+
+
+@pytest.mark.parametrize("integers", [True, False])
+def test_many_rows_are_integers_where_the_cpu_multiplies_them(integers, monkeypatch):
+    monkeypatch.setattr(quantized_products, "multiplies_integers", lambda: integers)
+    rng = np.random.default_rng(0)
+    w = Int8.of(jnp.asarray(rng.normal(size=(40, 64)), jnp.float32))
+    for rows, rounded in ((MOST_ROWS, True), (MOST_ROWS + 1, integers)):
+        x = jnp.asarray(rng.normal(size=(rows, 64)), jnp.float32)
+        program = jax.jit(lambda x, w: multiply(x, w, jnp.float32))  # traced anew
+        exact = multiply_floats(x, w) * w.scale
+        assert (np.abs(program(x, w) - exact).max() > 1e-3) == rounded
 
 
 @pytest.mark.parametrize("kind", [Int8, Int4])
