@@ -1,8 +1,9 @@
 """Operations with gradients that are faster on a CPU than JAX's, for training.
 
-`project`'s gradient of the kernel transposes the input, not the output's gradient. In T5 that one
-is wider and fused with the activation's derivative, and its transposition would be the slowest loop
-of a step. `add_bias` sums the bias's gradient over the batch by a matrix product, in a tenth of the
+`project`'s gradients are products of two dimensions each, which XLA multiplies as they are; over
+more dimensions it transposes inputs and kernels first, in its slowest loops. T5-small's training
+steps of 8 x 304 -> 48, 8 x 256 -> 48 and 4 x 512 -> 88 tokens take 0.85, 0.90 and 0.90 of the time
+(2 cores). `add_bias` sums the bias's gradient over the batch by a matrix product, in a tenth of the
 time of a reduction over the first axis.
 """
 
@@ -14,6 +15,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from t5jax.ops.backend import on_one_cpu
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -29,12 +32,14 @@ def _project_forward(x: jax.Array, w: jax.Array, contracted: int) -> Any:
 def _project_backward(contracted: int, saved: Any, ct: jax.Array) -> Any:
     x, w = saved
     rows = x.ndim - contracted
+    if on_one_cpu():
+        inputs, outputs = math.prod(w.shape[:contracted]), math.prod(w.shape[contracted:])
+        flat_ct = ct.reshape(-1, outputs)
+        dx = jnp.einsum("RO,IO->RI", flat_ct, w.reshape(inputs, outputs))
+        dw = jnp.einsum("RI,RO->IO", x.reshape(-1, inputs), flat_ct)
+        return dx.reshape(x.shape), dw.reshape(w.shape)
+    # On a mesh, dimensions that are sharded stay apart.
     dx = jnp.tensordot(ct, w, (tuple(range(rows, ct.ndim)), tuple(range(contracted, w.ndim))))
-    inputs, outputs = math.prod(w.shape[:contracted]), math.prod(w.shape[contracted:])
-    if inputs > outputs:
-        # Of two dimensions each, XLA multiplies them as they are, and transposes neither.
-        dw = x.reshape(-1, inputs).T @ ct.reshape(-1, outputs)
-        return dx, dw.reshape(w.shape)
     axes = tuple(range(rows))
     return dx, jnp.tensordot(x, ct, (axes, axes))
 

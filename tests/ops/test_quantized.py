@@ -58,8 +58,8 @@ def test_a_kernel_of_four_bits_is_as_near_as_its_groups_allow(seed, contracted, 
     assert small.factors.nbytes == kernel.size // group // 2
     groups = np.abs(kernel).reshape(3, 2, width // group, group).max(-1)
     whole = np.abs(kernel).max(axis=tuple(range(3 - contracted, 3)), keepdims=True)
-    # A group's unit is the least that reaches its largest weight, in sixteenths of the output's; the
-    # next where rounding decides.
+    # A group's unit is the least that reaches its largest weight, in sixteenths of the output's, or
+    # the next where rounding decides.
     steps = np.clip(np.ceil(groups / np.maximum(whole, 1e-30) * 16 + 1e-4), 1, 16)
     unit = np.repeat(steps * whole / (16 * 7), group, axis=-1)
     assert (np.abs(np.asarray(small.expand()) - kernel) <= 0.5001 * unit).all()
