@@ -5,7 +5,8 @@
 Both train the same random weights on the same task with AdamW. t5jax reads the task with seqio and
 chooses its row lengths (`data.lengths: auto`); transformers is given the examples as ids, in
 batches drawn with Trainer's group_by_length and padded to their longest. Each has a process of its
-own; they take turns. What counts is non-padding tokens a second, inputs and targets together.
+own; they take turns. What counts is non-padding tokens a second, inputs and targets together. t5jax
+packs a few batches ahead, also while the other has its turn, as far as data.prefetch goes.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = arguments.vocabulary or f"{folder}/vocabulary.model"
         if not arguments.vocabulary:
-            call("t5jax", "vocabulary", arguments.task, vocabulary, "--size", "8000")
+            call("t5jax.cli", "vocabulary", arguments.task, vocabulary, "--size", "8000")
         call("contenders.checkpoint", arguments.variant, f"{folder}/model")
         write_examples(f"{folder}/model", examples(arguments.task, vocabulary))
         case = {

@@ -46,9 +46,11 @@ def main() -> None:
     parser.add_argument("--text", help="folder for the programs' text, as XLA optimized it")
     arguments = parser.parse_args()
     try:
-        (sizes,) = expand(arguments.case, SUBJECTS[arguments.subject].names)
+        sizes, *more = expand(arguments.case, SUBJECTS[arguments.subject].names)
     except ValueError as error:
         parser.error(str(error))
+    if more:
+        parser.error(f"{arguments.case} is {1 + len(more)} cases; a profile is of one")
     if arguments.subject == "training":
         sizes = {**sizes, "dropout": arguments.dropout}
     with tempfile.TemporaryDirectory() as temporary:
@@ -113,11 +115,17 @@ def trace(run: Callable[[], object], calls: int, folder: str) -> tuple[float, fl
 def ended(events: Sequence[Event], ends: Mapping[str, list[float]]) -> Iterator[Event]:
     """The events in order, each until it is done: other threads may go on with an operation."""
     left = {name: collections.deque(sorted(times)) for name, times in ends.items()}
-    for event in sorted(events, key=lambda event: event.start):
+    following: dict[str, float] = {}  # the next start of an operation of the same name
+    found = []
+    for event in sorted(events, key=lambda event: -event.start):
+        found.append((event, following.get(event.name, math.inf)))
+        following[event.name] = event.start
+    for event, following_start in reversed(found):
         times = left.get(event.name, collections.deque())
         while times and times[0] < event.start:
             times.popleft()
-        until = max(event.until, times.popleft()) if times else event.until
+        told = times and times[0] <= following_start
+        until = max(event.until, times.popleft()) if told else event.until
         yield dataclasses.replace(event, until=until)
 
 
@@ -224,8 +232,8 @@ def show(
         source = "/".join(operation.source.split("/")[-2:])
         print(
             f"{seconds / calls * 1e3:6.2f} {seconds / wall:6.1%} {group.count / calls:6.0f} "
-            f"{gflops or float('nan'):8.0f} {rate:6.0f} {share:8.0%}  "
-            f"{', '.join(sorted(group.names))} {operation.shape} {source}".replace("nan", "  -")
+            f"{f'{gflops:.0f}' if gflops else '-':>8} {rate:6.0f} {share:8.0%}  "
+            f"{', '.join(sorted(group.names))} {operation.shape} {source}"
         )
     rest = sum(group.nanoseconds for group in found[arguments.lines :]) / 1e9
     print(f"{rest / calls * 1e3:6.2f} {rest / wall:6.1%}  all other operations")

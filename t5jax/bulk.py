@@ -84,7 +84,7 @@ def generate_each(
     beams = max(settings.num_beams, settings.num_return_sequences)
     bulk = _Bulk(t5, batch_size, batch_tokens, beams, out, allowed, {**more, **options}, on_batch)
     results = bulk.windows(iter(texts), window or BATCHES_AT_ONCE * batch_size)
-    # No `len`, which some iterables have and raise in: tqdm's over a generator.
+    # Not `len`: that of tqdm over a generator raises TypeError.
     return _counted(results, operator.length_hint(texts) or None, progress)
 
 

@@ -37,6 +37,8 @@ def read_config(file: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         for section in sections:
             if place.get(section) is None:
                 place[section] = {}
+            elif place[section] == AUTO and name.startswith("data.lengths."):
+                place[section] = dict.fromkeys(declared(LengthsConfig), AUTO)
             place = place[section]
             if not isinstance(place, dict):
                 raise ValueError(f"{override!r}: {section} is no section")
@@ -77,7 +79,7 @@ def build_config(
     if initial is not None:
         base = base.replace(vocab_size=initial.vocab_size)
     elif vocabulary is not None:
-        model.setdefault("vocab_size", -(-vocabulary.vocab_size // 128) * 128)
+        model.setdefault("vocab_size", embedding_rows(vocabulary))
     config = _build(RunConfig, tree, "")
     config = dataclasses.replace(config, model=_build(type(base), model, "model", base))
     for name, theirs, ours in () if initial is None else differences(initial, config.model):
@@ -88,17 +90,33 @@ def build_config(
     return config
 
 
+def embedding_rows(vocabulary: Vocabulary) -> int:
+    """The rows of a new model's embedding: the vocabulary's, rounded up to a multiple of 128."""
+    return -(-vocabulary.vocab_size // 128) * 128
+
+
 def auto_lengths(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], set[str]]:
     """A configuration without the row lengths that are "auto", and the names of those.
 
     "auto" may be one of `data.lengths`, or stand for both.
+
+    Raises:
+      ValueError: a length is another word.
     """
     data = tree.get("data") if isinstance(tree, Mapping) else None
     lengths = data.get("lengths") if isinstance(data, Mapping) else None
     if lengths == AUTO:
         lengths = dict.fromkeys(declared(LengthsConfig), AUTO)
+    if isinstance(lengths, str):
+        keys = " and ".join(declared(LengthsConfig))
+        raise ValueError(f"data.lengths={short(lengths)} must be auto, or a section with {keys}")
     if not isinstance(data, Mapping) or not isinstance(lengths, Mapping):
         return tree, set()
+    for name in declared(LengthsConfig):
+        if isinstance(given := lengths.get(name), str) and given != AUTO:
+            raise ValueError(
+                f"data.lengths.{name}={short(given)} must be auto, or a whole number, at least 1"
+            )
     names = {name for name in declared(LengthsConfig) if lengths.get(name) == AUTO}
     rest = {name: value for name, value in lengths.items() if name not in names}
     return {**tree, "data": {**data, "lengths": rest}}, names

@@ -183,9 +183,9 @@ class Text2Text(LoadedModel):
 
         Ids are padded with `config.pad_token_id`. Inputs go `batch_size` at a time, sorted by
         length. An input's output does not depend on the others, but for rounding, which quantized
-        on a CPU differs for one row and several. `Generation.token_scores` and `.cross_attention`
-        are there where the last two arguments ask for them; they take one more pass over the
-        finished ids. So do the scores of greedy decoding of a few rows on a CPU; with
+        on a CPU differs for one row, several and many. `Generation.token_scores` and
+        `.cross_attention` are there where the last two arguments ask for them; they take one more
+        pass over the finished ids. So do the scores of greedy decoding of a few rows on a CPU; with
         `return_scores=False` they are None.
         """
         ids = input_ids

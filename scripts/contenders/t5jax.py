@@ -115,7 +115,7 @@ def finetuning(folder: str, dtype: str) -> Callable:
             "init": folder,
             "vocabulary": vocabulary,
             "model": {"dropout": dropout},
-            "data": {"mixture": task, "lengths": "auto", "batch": rows},
+            "data": {"mixture": task, "lengths": "auto", "batch": rows, "streams": 1},
             "optimizer": {"name": "adamw", "learning_rate": 1e-4, "warmup": 1},
             "training": {"scan_layers": False, "dtype": dtype, "steps": 10**6},
             "eval": {"tasks": []},

@@ -86,7 +86,7 @@ class Process:
         return self._ask({"prepare": sizes})["found"]
 
     def run(self, calls: int = 1) -> float:
-        """Seconds of one call."""
+        """Seconds of one call, or of one token where calls return how many they took in."""
         return self._ask({"run": calls})["seconds"]
 
     def peak(self) -> int:
@@ -152,7 +152,7 @@ def processes(
 def take_turns(
     started: Sequence[Process], rounds: int, calls: int = 1, pause: float = 0.5
 ) -> dict[str, list[float]]:
-    """Seconds of one call in each round, by contender, all of which are prepared.
+    """Seconds in each round, as of `Process.run`, by contender, all of which are prepared.
 
     Every other round goes backwards, so that none always comes after the same one. `pause` is in
     seconds.

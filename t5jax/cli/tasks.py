@@ -38,6 +38,8 @@ class Tasks(Command):
         from t5jax.model.family import variants
         from t5jax.vocabulary import make_vocabulary
 
+        if self.lengths_for is not None and (self.name is None or "*" in self.name):
+            raise ValueError("--lengths_for needs the name of a task, whose examples it looks at")
         if self.lengths_for not in (None, *variants()):
             raise ValueError(
                 f"--lengths_for {short(self.lengths_for)} is no variant; "
@@ -90,15 +92,16 @@ class Tasks(Command):
                     print(f"{feature:8} {text}\n{'':8} {' '.join(map(str, ids))}")
                 print()
         if self.lengths_for is not None:
-            self._show_lengths(provider)
+            self._show_lengths(provider, vocabulary)
 
-    def _show_lengths(self, provider: Any) -> None:
+    def _show_lengths(self, provider: Any, vocabulary: Vocabulary) -> None:
         """Prints row lengths for the task, packed and padded."""
         from t5jax.config import DataConfig
+        from t5jax.config_files import embedding_rows
         from t5jax.data import row_lengths
         from t5jax.model.family import family_of, variants
 
-        config = variants()[self.lengths_for or ""]
+        config = variants()[self.lengths_for or ""].replace(vocab_size=embedding_rows(vocabulary))
         given = {"inputs": self.inputs, "targets": self.targets}
         data = DataConfig(split=self.split)
         sizes = row_lengths.look(provider, self.split, data.seed)

@@ -14,6 +14,7 @@ import seqio
 
 from t5jax.config import DataConfig, LengthsConfig
 from t5jax.data.packing import WAITING, TokenPair, pack
+from t5jax.data.sources import Piece
 from t5jax.data.streams import OPEN_ROWS, rates_of, tasks_of
 from t5jax.tasks import registry
 from t5jax.tasks.faults import check_features, reading
@@ -68,8 +69,8 @@ def look(provider: seqio.Task | seqio.Mixture, split: str, seed: int) -> np.ndar
     """
     if registry.needs_lengths(provider):
         raise ValueError(
-            f"data.lengths: auto needs examples with lengths of their own, but {provider.name} "
-            "fills rows of any length; give lengths, such as {inputs: 512, targets: 114}"
+            f"lengths can be chosen for examples with lengths of their own, but {provider.name} "
+            "fills rows of any length; give data.lengths, such as {inputs: 512, targets: 114}"
         )
     tasks = tasks_of(provider, split)
     rates = rates_of(provider, tasks, split)
@@ -81,8 +82,8 @@ def look(provider: seqio.Task | seqio.Mixture, split: str, seed: int) -> np.ndar
         of_task = np.flatnonzero(drawn == number)
         if len(of_task) and not len(sizes):
             raise ValueError(
-                f"data.lengths: auto found no example in {tasks[number].name}, split {split!r}; "
-                "give lengths"
+                f"lengths cannot be chosen: no example in {tasks[number].name}, split {split!r}; "
+                "give data.lengths"
             )
         if len(of_task):
             found[of_task] = sizes[np.arange(len(of_task)) % len(sizes)]
@@ -93,8 +94,9 @@ def _sizes(task: seqio.Task, split: str, seed: int) -> np.ndarray:
     """The lengths of a task's examples, shuffled."""
     check_features(task, None)
     with reading(task, split):
-        # Without a seed, which sources that do not shuffle need not take.
-        dataset = task.get_dataset(None, split, shuffle=False, num_epochs=1)
+        # The whole source in its order: the seed is that of random preprocessors.
+        whole = task.replace(source=Piece(task.source, 0, 1), metric_fns=(), metric_objs=())
+        dataset = whole.get_dataset(None, split, shuffle=False, seed=seed, num_epochs=1)
         sizes = [
             [len(example[name]) for name in FEATURES]
             for example in dataset.take(READ).as_numpy_iterator()

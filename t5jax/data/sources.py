@@ -150,7 +150,7 @@ class HeldSource:
         self._taken = int(state["taken"])
 
 
-class _Piece(seqio.DataSource):
+class Piece(seqio.DataSource):
     """Shard `index` of `pieces` of a source, in the stored order.
 
     seqio would shuffle a source with the stream's seed before it shards by examples, so that shards
@@ -191,7 +191,7 @@ def _position(iterator: tf.data.Iterator) -> dict[str, bytes]:
 def check_source(task: seqio.Task, split: str) -> None:
     """Raises ValueError if the position in the task's source cannot be saved."""
     try:
-        _position(iter(_Piece(task.source, 0, 1).get_dataset(split)))
+        _position(iter(Piece(task.source, 0, 1).get_dataset(split)))
     except tf.errors.FailedPreconditionError as error:
         raise ValueError(
             f"task {task.name} reads from Python (tf.data's from_generator or the like), where its "
@@ -221,7 +221,7 @@ class ReadSource:
     ):
         seed = int(uniform(1, *key, stream)[0] * 2**30)
         piece = noting_length(task).replace(
-            source=_Piece(task.source, stream, streams), metric_fns=(), metric_objs=()
+            source=Piece(task.source, stream, streams), metric_fns=(), metric_objs=()
         )
         if type(piece) is not type(task):
             raise ValueError(

@@ -83,6 +83,7 @@ class BatchDecoder:
 
     def logits(self, ids: np.ndarray, prefix: np.ndarray) -> jax.Array:
         """Teacher-forced: int32[B, S], int32[B, T] with the start id -> float32[B, T, V]."""
+        PROGRAM_ROOM.make()
         self._check_targets(len(prefix), prefix.shape[1])
         ids = self._within_positions(ids)
         mask = ids != self.network.config.pad_token_id
@@ -92,6 +93,7 @@ class BatchDecoder:
 
     def score(self, encoded: Encoded, targets: np.ndarray) -> np.ndarray:
         """log p(target | input), as many targets int32[B, T] -> float32[B]."""
+        PROGRAM_ROOM.make()
         rows, pad = self.rows(len(targets)), self.network.config.pad_token_id
         self._check_targets(rows, targets.shape[1])
         forced = self._forced(*encoded.padded(rows), targets)
@@ -103,6 +105,7 @@ class BatchDecoder:
         self, encoded: Encoded, request: Request, numbers: np.ndarray | None = None
     ) -> Generation:
         """One batch: all inputs of a request, or those of the `numbers` int[B]."""
+        PROGRAM_ROOM.make()
         inputs, samples = len(encoded), request.samples
         if inputs == 0:
             return request.nothing()
@@ -145,6 +148,7 @@ class BatchDecoder:
 
     def stream(self, encoded: Encoded, request: Request) -> Iterator[list[int]]:
         """The ids of one input as they are decided."""
+        PROGRAM_ROOM.make()
         number = np.arange(1)
         job = jax.device_put(self.job(encoded, request, number, self.rows(1)))
         rooms = buckets.rooms(request.length(number))

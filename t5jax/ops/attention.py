@@ -42,7 +42,8 @@ def attend(
     Args:
       bias: float32, of the positions that `bias_positions(T, S)` gives, added to the logits; or
         None.
-      mask: the keys that each query sees.
+      mask: the keys that each query sees. What a query that sees none gives is finite, and has no
+        meaning.
     """
     # The weights of a key are dropped for all queries alike, so its values can be dropped instead.
     v = drop_keys(v, dropout_rate, dropout_key)
@@ -50,7 +51,7 @@ def attend(
     if chunk is not None:
         together = 1 if on_one_cpu() else len(q)
         return attend_in_chunks(q, k, v, bias, mask, chunk=chunk, together=together)
-    if on_one_cpu():
+    if on_one_cpu() and q.size and k.size:
         return attend_in_groups(q, k, v, bias, mask, group=_group(q, k))
     return mix(attention_weights(q, k, bias, mask.dense()), v)
 

@@ -19,7 +19,8 @@ def on_one_cpu() -> bool:
 
 @functools.cache
 def multiplies_integers() -> bool:
-    """Whether this CPU has instructions for products of int8, or does not tell."""
+    """Whether this CPU has instructions for products of int8, or does not tell what it has."""
     file = Path("/proc/cpuinfo")
-    words = set(file.read_text().split()) if file.exists() else INTEGER_PRODUCTS
-    return not INTEGER_PRODUCTS.isdisjoint(words)
+    words = set(file.read_text().split()) if file.exists() else set()
+    told = not words.isdisjoint({"flags", "Features"})
+    return not told or not words.isdisjoint(INTEGER_PRODUCTS)

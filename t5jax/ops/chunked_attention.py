@@ -51,7 +51,8 @@ def attend_in_chunks(
 
     Args:
       bias: float32[N, C, T + S] as above, added to the logits; or None.
-      mask: the keys that each query sees. A query that sees none gives the mean of all values.
+      mask: the keys that each query sees. What a query that sees none gives is finite,
+        and has no meaning.
       chunk: C, queries of a chunk.
       together: rows computed at once, a divisor of B.
     """

@@ -36,7 +36,8 @@ def attend_in_groups(
 
     Args:
       bias: float32[N, T, S], added to the logits; or None.
-      mask: the keys that each query sees. A query that sees none gives the mean of all values.
+      mask: the keys that each query sees. What a query that sees none gives is finite,
+        and has no meaning.
       group: G, rows computed at once; the last group may have fewer.
     """
     return _attend(q, k, v, bias, mask, group)

@@ -421,7 +421,7 @@ def test_help_and_misspelt_options_answer_before_anything_heavy_is_imported(word
     config = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
     code = f"""
 import sys
-from t5jax.cli import eval, main
+from t5jax.cli import main
 try:
     main({words.format(config=config).split()!r})
 finally:

@@ -6,10 +6,12 @@ import functools
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 import yaml
 
 from t5jax.cli import main
 from t5jax.config import DataConfig, LengthsConfig
+from t5jax.config_files import auto_lengths, read_config
 from t5jax.data import TrainData, row_lengths
 from t5jax.model.family import family_of
 from t5jax.model.t5 import VARIANTS
@@ -88,13 +90,53 @@ def test_tasks_are_looked_at_by_their_rates():
     assert set(sizes[~is_long, 0].tolist()) == {len(pair[0]) + 1 for pair in pairs(40)}
 
 
-def test_the_command_shows_what_a_run_would_choose(capsys):
+def test_the_command_shows_what_a_run_would_choose(tmp_path, capsys):
     main(["tasks", "inflect", "--n", "1", "--lengths_for", "t5_small", "--targets", "32"])
-    lines = capsys.readouterr().out.splitlines()[-2:]
-    assert lines[0].startswith("packed: ") and lines[1].startswith("an example a row: ")
-    assert all(" 32 targets (" in line and "GFLOPs an example" in line for line in lines)
+    packed, padded = capsys.readouterr().out.splitlines()[-2:]
+    assert packed.startswith("packed: ") and padded.startswith("an example a row: ")
+    resolve(
+        {
+            "model": {"variant": "t5_small"},
+            "data": {"mixture": "inflect", "lengths": {"inputs": "auto", "targets": 32}},
+            "run_dir": str(tmp_path / "run"),
+        }
+    )
+    told = capsys.readouterr().out.strip().removeprefix("data.lengths: ")
+    assert packed.removeprefix("packed: ").startswith(f"{told}; ")
     error = error_of(capsys, "tasks", "inflect", "--lengths_for", "t5_smal")
     assert "'t5_smal' is no variant; did you mean t5_small?" in error
+    error = error_of(capsys, "tasks", "--lengths_for", "t5_small")
+    assert "--lengths_for needs the name of a task" in error
+
+
+def test_random_preprocessors_draw_the_same_each_time():
+    @seqio.map_over_dataset(num_seeds=1)
+    def cut(example, seed):
+        size = tf.random.stateless_uniform([], seed, 2, 40, tf.int32)
+        return example | {"inputs": example["inputs"][:size]}
+
+    task = text_task("random", [("x" * 60, "y")] * 50, extra=[cut])
+    first, second, other = (row_lengths.look(task, "train", seed) for seed in (0, 0, 1))
+    assert (first == second).all() and (first != other).any()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "told"),
+    [
+        ("aut", "data.lengths='aut' must be auto, or a section with inputs and targets"),
+        ({"inputs": "Auto"}, "data.lengths.inputs='Auto' must be auto, or a whole number"),
+    ],
+)
+def test_another_word_than_auto_is_refused(lengths, told):
+    with pytest.raises(ValueError, match=told):
+        auto_lengths({"data": {"lengths": lengths}})
+
+
+def test_an_override_leaves_the_other_length_to_choose(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("data: {lengths: auto}")
+    tree = read_config(file, ["--data.lengths.targets=64"])
+    assert tree["data"]["lengths"] == {"inputs": "auto", "targets": 64}
 
 
 def test_a_run_keeps_the_lengths_that_were_chosen_for_it(tmp_path, capsys):
@@ -121,7 +163,7 @@ def test_a_run_keeps_the_lengths_that_were_chosen_for_it(tmp_path, capsys):
 
 def test_what_has_no_lengths_of_its_own_is_refused():
     task = text_task("denoised", pairs(9), extra=[objectives.span_corruption])
-    with pytest.raises(ValueError, match="denoised fills rows of any length; give lengths"):
+    with pytest.raises(ValueError, match="denoised fills rows of any length; give data.lengths"):
         row_lengths.look(task, "train", seed=0)
     with pytest.raises(ValueError, match="found no example in empty, split 'train'"):
         row_lengths.look(text_task("empty", []), "train", seed=0)

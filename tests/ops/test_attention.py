@@ -40,3 +40,11 @@ def test_attention_drops_weights_and_scales_those_that_stay():
     kept = dropped != 0
     assert 0.6 < kept.mean() < 0.9
     np.testing.assert_allclose(dropped[kept], (weights / 0.75)[kept], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "queries", "keys"), [(0, 3, 3), (2, 0, 3), (2, 3, 0)])
+def test_attention_of_nothing_is_empty_or_zero(rows, queries, keys):
+    q, k = jnp.ones((rows, queries, 2, 4)), jnp.ones((rows, keys, 2, 4))
+    mask = SegmentMask(jnp.ones((rows, queries), int), jnp.ones((rows, keys), int))
+    y = attend(q, k, k, None, mask)
+    assert y.shape == q.shape and not y.any()
