@@ -13,9 +13,12 @@ from t5jax.compiled import ProgramRoom
 # core at every product, and its models take five times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Machines differ in speed, and now and then something is compiled: time decides no test.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+# Machines differ in speed, and now and then something is compiled: time decides no test. Nor does
+# chance: HYPOTHESIS_PROFILE=explore draws other examples in every run.
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", untimed)
+settings.register_profile("repeatable", untimed, derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # The tests' own processes keep their compiled programs for the next run. JAX's key holds XLA's
 # flags and the number of devices. Processes that tests start, and kill, have the user's cache: a

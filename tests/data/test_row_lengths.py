@@ -163,7 +163,7 @@ def test_a_run_keeps_the_lengths_that_were_chosen_for_it(tmp_path, capsys):
 
 def test_what_has_no_lengths_of_its_own_is_refused():
     task = text_task("denoised", pairs(9), extra=[objectives.span_corruption])
-    with pytest.raises(ValueError, match="denoised fills rows of any length; give data.lengths"):
+    with pytest.raises(ValueError, match=r"denoised fills rows of any length; give data\.lengths"):
         row_lengths.look(task, "train", seed=0)
     with pytest.raises(ValueError, match="no example in empty, split 'train'"):
         row_lengths.look(text_task("empty", []), "train", seed=0)

@@ -46,7 +46,7 @@ def naive(logits, targets, weights, smoothing, z_loss, xp=np):
 @given(
     shape=st.sampled_from([(1, 1, 2), (3, 2, 301)]),
     seed=st.integers(0, 1000),
-    scale=st.floats(0.0, 20.0),
+    scale=st.just(0.0) | st.floats(1e-6, 20.0),  # XLA takes subnormal logits for 0: a tie
     smoothing=st.sampled_from([0.0, 0.1, 0.5]),
     z_loss=st.floats(0.0, 0.1),
 )
