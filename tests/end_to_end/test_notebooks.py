@@ -31,7 +31,7 @@ def test_checkpoints_notebook_runs_and_agrees_with_transformers(tmp_path, monkey
     client.execute()
     outputs = {cell.source: shown(cell) for cell in notebook.cells if cell.cell_type == "code"}
     of = lambda part: next(text for source, text in outputs.items() if part in source)  # noqa: E731
-    assert of('"upper: hello", "upper: note"') == "['HELLO', 'NOTE']"
+    assert of('"upper: night", "upper: note"') == "['NIGHT', 'NOTE']"
     best = max(of("t5.score").splitlines(), key=lambda line: float(line.split()[1]))
     assert best.startswith("WORLD ")
     assert of('format="hf"').strip() == "BACK"
