@@ -94,6 +94,7 @@ def test_the_command_shows_what_a_run_would_choose(tmp_path, capsys):
     main(["tasks", "inflect", "--n", "1", "--lengths_for", "t5_small", "--targets", "32"])
     packed, padded = capsys.readouterr().out.splitlines()[-2:]
     assert packed.startswith("packed: ") and padded.startswith("an example a row: ")
+    assert all(" 32 targets (" in x and "GFLOPs an example" in x for x in (packed, padded))
     resolve(
         {
             "model": {"variant": "t5_small"},
@@ -165,5 +166,5 @@ def test_what_has_no_lengths_of_its_own_is_refused():
     task = text_task("denoised", pairs(9), extra=[objectives.span_corruption])
     with pytest.raises(ValueError, match=r"denoised fills rows of any length; give data\.lengths"):
         row_lengths.look(task, "train", seed=0)
-    with pytest.raises(ValueError, match="no example in empty, split 'train'"):
+    with pytest.raises(ValueError, match="cannot be chosen: no example in empty, split 'train'"):
         row_lengths.look(text_task("empty", []), "train", seed=0)
