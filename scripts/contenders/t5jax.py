@@ -10,6 +10,7 @@ import numpy as np
 
 import t5jax
 from contenders.inputs import random_ids
+from t5jax.training.machine import keep_freed_memory
 
 
 def _load(folder: str, dtype: str) -> t5jax.Text2Text:
@@ -58,6 +59,7 @@ def scoring(folder: str, dtype: str) -> Callable:
 
 def training(folder: str, dtype: str) -> Callable:
     """A step of AdamW, forward and backward; the loss is not returned."""
+    keep_freed_memory()  # as `t5jax train` does
     from t5jax.batch import Batch
     from t5jax.config import OptimizerConfig, TrainingConfig
     from t5jax.model.family import family_of
@@ -103,6 +105,7 @@ def training(folder: str, dtype: str) -> Callable:
 
 def finetuning(folder: str, dtype: str) -> Callable:
     """A step of AdamW on packed rows, as `t5jax train` makes them; the tokens in it."""
+    keep_freed_memory()
     from t5jax import sharding
     from t5jax.training.checkpoints import Checkpoints
     from t5jax.training.loop import Run

@@ -32,4 +32,4 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(ARENA_MAX, 1)  # only the main arena can grow that large
         mallopt(MMAP_MAX, 0)
-        mallopt(TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(TRIM_THRESHOLD, -1)  # never
