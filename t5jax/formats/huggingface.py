@@ -28,7 +28,12 @@ from t5jax.model.family import families, family_of
 from t5jax.model.parameters import paths
 from t5jax.model.tensors import Tensor, TensorRow, Tensors, equal
 from t5jax.schema import Schema, check, read_json
-from t5jax.vocabulary import Vocabulary, from_huggingface, write_huggingface
+from t5jax.vocabulary import (
+    Vocabulary,
+    from_huggingface,
+    from_tokenizer_json,
+    write_huggingface,
+)
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -56,12 +61,14 @@ class HuggingFaceTable(Protocol):
       ConfigJson: the fields of config.json that are read, a `Schema`.
       SILENT: fields of the family's config.json that say nothing of the outputs.
       IGNORED: regular expressions of names of tensors that files may hold unused.
+      SENTENCEPIECE_IDS: whether ids are those of the SentencePiece model.
     """
 
     MODEL_TYPES: Collection[str]
     ConfigJson: type[Schema]
     SILENT: frozenset[str]
     IGNORED: tuple[str, ...]
+    SENTENCEPIECE_IDS: bool
 
     def rows(self, config: Any) -> Iterable[TensorRow]:
         """Where every parameter lies."""
@@ -73,6 +80,9 @@ class HuggingFaceTable(Protocol):
 
     def config_json(self, config: Any) -> dict[str, Any]:
         """The inverse of `read_config`."""
+
+    def generation(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of generation that a config.json, alone, means beside those that it says."""
 
     def byte_level(self, config: Any) -> bool:
         """Whether the tokenizer is bytes even if a folder has no tokenizer file."""
@@ -110,14 +120,14 @@ def read(path: Path, *, allow: tuple[str, ...] = (), **changes: Any) -> SingleTe
     """
     content = read_json(path / CONFIG_FILE, dict[str, Any])
     table = _table(path / CONFIG_FILE, content)
-    generation = _read_generation(path, content)
+    generation = _read_generation(path, content, table)
     weights = read_tensors(path)
     _check_known(path / CONFIG_FILE, content, table)
     start = generation.get("decoder_start_token_id")
     config = table.read_config(path, content, weights, start).replace(**changes)
     tensors, used = from_weights(config, weights, path)
     unused = {name for name in set(weights) - used if not matches(name, table.IGNORED)}
-    about = About(config, _read_vocabulary(path, table.byte_level(config)), generation)
+    about = About(config, _read_vocabulary(path, table, config), generation)
     return completed(about, tensors, path, unused, allow)
 
 
@@ -133,7 +143,9 @@ def _table(file: Path, content: Mapping[str, Any]) -> HuggingFaceTable:
     raise ValueError(f"{file}: model_type={kind!r} is not supported; supported: {supported}")
 
 
-def _read_generation(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+def _read_generation(
+    folder: Path, content: Mapping[str, Any], table: HuggingFaceTable
+) -> dict[str, Any]:
     """The fields of generation, as transformers 5 finds them.
 
     They are those of generation_config.json; of config.json where there is no such file.
@@ -146,7 +158,7 @@ def _read_generation(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]
     """
     file = folder / GENERATION_FILE
     if not file.is_file():
-        return generation_defaults.of_config(content)
+        return generation_defaults.of_config(content) | table.generation(content)
     generation = read_json(file, dict[str, Any])
     check(_GenerationJson, generation, file)
     if isinstance(content.get("eos_token_id"), list) and generation.get("eos_token_id") is None:
@@ -199,9 +211,11 @@ def _reading(
     return Tensor(shape, theirs.dtype, lambda: row.transform.read(theirs.read(), shape))
 
 
-def _read_vocabulary(folder: Path, byte_level: bool) -> Vocabulary | None:
+def _read_vocabulary(folder: Path, table: HuggingFaceTable, config: Any) -> Vocabulary | None:
+    if not table.SENTENCEPIECE_IDS:
+        return from_tokenizer_json(folder, config.vocab_size)
     try:
-        return from_huggingface(folder, byte_level=byte_level)
+        return from_huggingface(folder, byte_level=table.byte_level(config))
     except FileNotFoundError:
         return None
 

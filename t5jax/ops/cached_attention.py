@@ -40,7 +40,7 @@ def attend_cache(
     new: tuple[jax.Array, jax.Array, jax.Array],
     cache: tuple[jax.Array, jax.Array],
     slot: jax.Array,
-    bias: jax.Array,
+    bias: jax.Array | None,
     mask: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Writes K new tokens a row to the cache, then attends to it.
@@ -49,7 +49,7 @@ def attend_cache(
       new: queries, keys and values, [B, K, N, H] each.
       cache: folded keys and values of S slots.
       slot: int32 scalar, the new tokens' first slot.
-      bias: float32[N, K or 1, S].
+      bias: float32[N, K or 1, S], or None.
       mask: bool[B or 1, 1, K, S], the slots that each new token sees.
 
     Returns:
@@ -57,7 +57,8 @@ def attend_cache(
     """
     batch, rows = len(new[0]), len(cache[0])
     q, k, v = (_fold(x, rows) for x in new)
-    bias = bias.reshape(-1, q.shape[2], *bias.shape[1:])
+    if bias is not None:
+        bias = bias.reshape(-1, q.shape[2], *bias.shape[1:])
     write = jax.lax.dynamic_update_slice_in_dim
     keys = write(cache[0], k.transpose(0, 2, 3, 1), slot, axis=3)
     values = write(cache[1], v.swapaxes(1, 2), slot, axis=2)

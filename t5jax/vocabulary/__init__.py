@@ -8,7 +8,7 @@ from t5jax.vocabulary.added_tokens import AddedToken, AddedTokensVocabulary
 from t5jax.vocabulary.base import Vocabulary
 from t5jax.vocabulary.byte_level import BYTE_EXTRA_IDS, ByteVocabulary
 from t5jax.vocabulary.folders import load_vocabulary, make_vocabulary, save_vocabulary
-from t5jax.vocabulary.huggingface import from_huggingface, write_huggingface
+from t5jax.vocabulary.huggingface import from_huggingface, from_tokenizer_json, write_huggingface
 from t5jax.vocabulary.sentencepiece import SENTENCEPIECE_EXTRA_IDS, SentencePieceVocabulary
 from t5jax.vocabulary.tokenizer_json import TokenizerJsonVocabulary
 from t5jax.vocabulary.training import frequent_words, train_sentencepiece
@@ -24,6 +24,7 @@ __all__ = [
     "Vocabulary",
     "frequent_words",
     "from_huggingface",
+    "from_tokenizer_json",
     "load_vocabulary",
     "make_vocabulary",
     "save_vocabulary",

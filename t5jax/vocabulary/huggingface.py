@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,44 @@ from t5jax.vocabulary.tokenizer_json import (
     PAD,
     TOKENIZER_JSON,
     UNK,
+    OtherSuffix,
     TokenizerJsonVocabulary,
+    without_ids_past,
 )
 
 _BYTE_CLASS = "ByT5Tokenizer"
 # Reads a tokenizer.json unchanged; a class of transformers 4 and 5.
 _FAST_CLASS = "PreTrainedTokenizerFast"
+
+
+def from_tokenizer_json(folder: Path, rows: int) -> Vocabulary | None:
+    """The vocabulary of a folder whose ids only its `tokenizer.json` tells.
+
+    Of PEGASUS and others the ids of the SentencePiece model, if there is one, are not the model's.
+
+    Args:
+      folder: the folder.
+      rows: of the embedding. Special tokens past them are left out.
+
+    Returns:
+      None if the folder has no tokenizer.json, or one that ends texts with more than EOS, as
+      mBART's does; the latter is said on stderr.
+
+    Raises:
+      ValueError: a damaged file; the message names it.
+    """
+    path = folder / TOKENIZER_JSON
+    if not path.is_file():
+        return None
+    files = Files(folder)
+    names = {role: files.roles[role].content for role in SPECIAL_ROLES if role in files.roles}
+    content = without_ids_past(path.read_bytes(), rows)
+    source: bytes | Path = path if content == path.read_bytes() else content
+    try:
+        return TokenizerJsonVocabulary(source, **names)
+    except OtherSuffix as error:
+        print(f"warning: no text, only ids: {error}", file=sys.stderr)
+        return None
 
 
 def from_huggingface(folder: str | Path, *, byte_level: bool = False) -> Vocabulary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from t5jax.vocabulary.base import Vocabulary, path_of
 
 TOKENIZER_JSON = "tokenizer.json"
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
+
+
+class OtherSuffix(ValueError):
+    """A tokenizer.json ends texts with other ids than EOS."""
 
 
 class TokenizerJsonVocabulary(Vocabulary):
@@ -106,6 +111,24 @@ class TokenizerJsonVocabulary(Vocabulary):
         return f"TokenizerJsonVocabulary({str(self.path)!r})"
 
 
+def without_ids_past(content: bytes, rows: int) -> bytes:
+    """A tokenizer.json without its special tokens from id `rows` on.
+
+    bart-large-cnn's embedding has no row for <mask>, its tokenizer's last id.
+    """
+    try:
+        tree = json.loads(content)
+        added = tree["added_tokens"]
+        past = {t["content"] for t in added if t["id"] >= rows and t["special"]}
+        tree["added_tokens"] = [t for t in added if t["content"] not in past]
+        words = tree["model"]["vocab"]
+        if isinstance(words, dict):
+            tree["model"]["vocab"] = {k: i for k, i in words.items() if k not in past}
+    except (ValueError, KeyError, TypeError):
+        return content  # not for us to say what is wrong with it
+    return json.dumps(tree, ensure_ascii=False).encode() if past else content
+
+
 def _before(tokenizer: tokenizers.Tokenizer, eos_id: int, source: str) -> list[int]:
     """The prefix of the file's post-processor, as ids."""
     plain = tokenizer.encode("a", add_special_tokens=False).ids
@@ -114,7 +137,7 @@ def _before(tokenizer: tokenizers.Tokenizer, eos_id: int, source: str) -> list[i
     start = next(i for i in range(len(whole)) if whole[i : i + length] == plain) if whole else 0
     after = whole[start + length :]
     if after not in ([], [eos_id]):
-        raise ValueError(
+        raise OtherSuffix(
             f"{source}: its post-processor ends texts with the ids {after}; t5jax ends them with "
             f"EOS, {eos_id}, alone"
         )

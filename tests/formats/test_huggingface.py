@@ -548,7 +548,7 @@ def edit(folder, **fields):
     ("fields", "said"),
     [
         ({"d_ff": 128}, "has shape (96, 64); the configuration asks for (128, 64)"),
-        ({"model_type": "bart"}, "supported: t5, mt5, umt5"),
+        ({"model_type": "blenderbot"}, "supported: t5, mt5, umt5"),
         ({"architectures": ["T5ForTokenClassification"]}, "T5ForTokenClassification"),
         ({"attention_window": 64}, "attention_window=64"),
         ({"feed_forward_proj": "gated-tanh", "dense_act_fn": None}, "gated-tanh"),

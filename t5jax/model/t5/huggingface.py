@@ -26,6 +26,7 @@ _EMBEDDINGS = (
     "decoder.embed_tokens.weight",
 )
 _HEAD = "lm_head.weight"
+SENTENCEPIECE_IDS = True
 # transformers 2 and 3 wrote this unused table; cross-attention has no positions.
 IGNORED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 
@@ -290,6 +291,12 @@ def config_json(config: T5Config) -> dict[str, Any]:
         "is_encoder_decoder": not config.encoder_only,
         **fields,
     }
+
+
+def generation(content: Mapping[str, Any]) -> dict[str, Any]:
+    """T5's configurations add no option of generation."""
+    del content
+    return {}
 
 
 def byte_level(config: T5Config) -> bool:

@@ -10,57 +10,30 @@ Letters: B batch, T query, S key/value, D model, N heads, H head_dim, F mlp, V v
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from t5jax.model.parameters import define
+from t5jax.model.stacks import Key, Remat, constrain, fold, normal, split
 from t5jax.model.t5.config import T5Config
 from t5jax.model.t5.positions import buckets
+from t5jax.ops.activations import ACTIVATIONS
 from t5jax.ops.attention import attend, bias_positions
 from t5jax.ops.dropout import dropout
 from t5jax.ops.gradients import project
 from t5jax.ops.masks import SegmentMask
 from t5jax.ops.norms import rms_norm
 
-# By T5Config.feed_forward_proj, as in transformers: only the ungated "gelu" is exact. T5 1.1 was
-# trained with the tanh form (Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2).
-NON_LINEARITIES: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": jax.nn.relu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_new": jax.nn.gelu,
-    "silu": jax.nn.silu,
-    "gated-relu": jax.nn.relu,
-    "gated-gelu": jax.nn.gelu,
-    "gated-silu": jax.nn.silu,
-}
-
 
 def activate(config: T5Config, x: jax.Array, linear: jax.Array | None = None) -> jax.Array:
     """The MLP's non-linearity, times the linear half if the MLP is gated."""
-    x = NON_LINEARITIES[config.feed_forward_proj](x)
+    name = config.feed_forward_proj.removeprefix("gated-")
+    # As in transformers, only the ungated "gelu" is exact. T5 1.1 was trained with the tanh form.
+    x = ACTIVATIONS["gelu_new" if name == "gelu" and config.gated else name](x)
     return x if linear is None else x * linear
-
-
-Key = jax.Array | None  # of dropout
-Remat = Literal["none", "full", "dots"]
-
-
-def split(key: Key, num: int) -> Any:
-    """`num` dropout keys, or Nones without a key."""
-    return (None,) * num if key is None else jax.random.split(key, num)
-
-
-def constrain(x: jax.Array) -> jax.Array:
-    """Shards [B, T, D] between layers."""
-    return nn.with_logical_constraint(x, ("batch", "length", "embed"))
-
-
-def _normal(std: float, *axes: str) -> Any:
-    return nn.with_logical_partitioning(nn.initializers.normal(std), axes)
 
 
 class RMSNorm(nn.Module):
@@ -86,7 +59,7 @@ class Embedding(nn.Module):
 
     def setup(self) -> None:
         shape = (self.config.vocab_size, self.config.d_model)
-        self.embedding = self.param("embedding", _normal(1.0, "vocab", "embed"), shape)
+        self.embedding = self.param("embedding", normal(1.0, "vocab", "embed"), shape)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """int[B, T] -> [B, T, D]."""
@@ -109,7 +82,7 @@ class Head(nn.Module):
 
     def setup(self) -> None:
         d, v = self.config.d_model, self.config.vocab_size
-        self.kernel = self.param("kernel", _normal(d**-0.5, "embed", "vocab"), (d, v))
+        self.kernel = self.param("kernel", normal(d**-0.5, "embed", "vocab"), (d, v))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> float32[..., V]."""
@@ -142,10 +115,10 @@ class Attention(nn.Module):
     def setup(self) -> None:
         d, n, h = self.config.d_model, self.config.num_heads, self.config.d_kv
         into = ("embed", "heads", "kv")
-        self.query = self.param("query", _normal((d * h) ** -0.5, *into), (d, n, h))
-        self.key = self.param("key", _normal(d**-0.5, *into), (d, n, h))
-        self.value = self.param("value", _normal(d**-0.5, *into), (d, n, h))
-        self.out = self.param("out", _normal((n * h) ** -0.5, "heads", "kv", "embed"), (n, h, d))
+        self.query = self.param("query", normal((d * h) ** -0.5, *into), (d, n, h))
+        self.key = self.param("key", normal(d**-0.5, *into), (d, n, h))
+        self.value = self.param("value", normal(d**-0.5, *into), (d, n, h))
+        self.out = self.param("out", normal((n * h) ** -0.5, "heads", "kv", "embed"), (n, h, d))
 
     def __call__(
         self, x: jax.Array, memory: jax.Array, bias: Any, mask: Any, key: Key
@@ -170,8 +143,8 @@ class MLP(nn.Module):
     def setup(self) -> None:
         d, f = self.config.d_model, self.config.d_ff
         names = ("wi_0", "wi_1") if self.config.gated else ("wi",)
-        self.into = [self.param(name, _normal(d**-0.5, "embed", "mlp"), (d, f)) for name in names]
-        self.wo = self.param("wo", _normal(f**-0.5, "mlp", "embed"), (f, d))
+        self.into = [self.param(name, normal(d**-0.5, "embed", "mlp"), (d, f)) for name in names]
+        self.wo = self.param("wo", normal(f**-0.5, "mlp", "embed"), (f, d))
 
     def __call__(self, x: jax.Array, key: Key) -> jax.Array:
         """[B, T, D] -> [B, T, D]."""
@@ -288,27 +261,7 @@ class Stack(nn.Module):
 
     def fold(self, step: Any, x: Any, keys: jax.Array | None) -> Any:
         """Applies `x, _ = step(layer, x, key)` in turn, scanned or unrolled."""
-        if self.remat != "none":
-            saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            step = nn.remat(
-                step,
-                policy=saved if self.remat == "dots" else None,
-                # A scan already keeps XLA from merging the recomputation with the forward pass;
-                # unrolled layers need a barrier, which costs a little.
-                prevent_cse=not self.scan,
-            )
-        if self.scan:
-            scanned = nn.scan(
-                step,
-                variable_axes={"params": 0},
-                split_rngs={"params": True},
-                length=self.depth,
-                metadata_params={nn.PARTITION_NAME: "layers"},
-            )
-            return scanned(self.layers, x, keys)[0]
-        for i, layer in enumerate(self.layers):
-            x, _ = step(layer, x, None if keys is None else keys[i])
-        return x
+        return fold(step, self.layers, x, keys, depth=self.depth, scan=self.scan, remat=self.remat)
 
     def define(self) -> None:
         """Makes all parameters."""

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from t5jax.model.parameters import define
+from t5jax.model.stacks import Key, Remat, split
 from t5jax.model.t5.config import T5Config
-from t5jax.model.t5.layers import Decoder, Embedding, Encoder, Head, Key, Remat, split
+from t5jax.model.t5.layers import Decoder, Embedding, Encoder, Head
 from t5jax.model.t5.long_layers import LongEncoder
 from t5jax.ops.masks import SegmentMask
 
