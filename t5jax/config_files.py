@@ -62,10 +62,10 @@ def build_config(
 ) -> RunConfig:
     """The typed, frozen configuration.
 
-    `model.variant` fills the model's fields; with a `vocabulary` the embedding gets as many rows
-    as that needs, rounded up to 128, unless `model.vocab_size` is given. A run that starts from a
-    checkpoint has its architecture, `initial`; only dropout may be another, and the fields
-    `assumed`, which its files do not tell.
+    `model.variant` fills the model's fields; those that follow from a `vocabulary` come from it,
+    unless they are given (`vocabulary_fields`). A run that starts from a checkpoint has its
+    architecture, `initial`; only dropout may be another, and the fields `assumed`, which its files
+    do not tell.
 
     Raises:
       ValueError: an unknown key (the nearest right one is named), a value of a wrong type, or a
@@ -79,7 +79,8 @@ def build_config(
     if initial is not None:
         base = base.replace(vocab_size=initial.vocab_size)
     elif vocabulary is not None:
-        model.setdefault("vocab_size", embedding_rows(vocabulary))
+        for name, value in vocabulary_fields(base, vocabulary).items():
+            model.setdefault(name, value)
     config = _build(RunConfig, tree, "")
     config = dataclasses.replace(config, model=_build(type(base), model, "model", base))
     for name, theirs, ours in () if initial is None else differences(initial, config.model):
@@ -90,9 +91,24 @@ def build_config(
     return config
 
 
-def embedding_rows(vocabulary: Vocabulary) -> int:
-    """The rows of a new model's embedding: the vocabulary's, rounded up to a multiple of 128."""
-    return -(-vocabulary.vocab_size // 128) * 128
+def vocabulary_fields(base: Any, vocabulary: Vocabulary) -> dict[str, int]:
+    """The fields of a new model that follow from its vocabulary.
+
+    The embedding has the vocabulary's rows, rounded up to a multiple of 128. EOS is the
+    vocabulary's. Padding is the variant's unless that is taken; the decoder starts with the id of
+    the same meaning as in the variant `base`.
+    """
+    rows, eos = -(-vocabulary.vocab_size // 128) * 128, vocabulary.eos_id
+    pad, start = base.pad_token_id, base.decoder_start_token_id
+    if pad == eos or pad >= rows:
+        pad = vocabulary.pad_id
+    same = {base.eos_token_id: eos, base.pad_token_id: pad}
+    return {
+        "vocab_size": rows,
+        "pad_token_id": pad,
+        "eos_token_id": eos,
+        "decoder_start_token_id": same.get(start, start),
+    }
 
 
 def auto_lengths(tree: Mapping[str, Any]) -> tuple[Mapping[str, Any], set[str]]:

@@ -97,11 +97,12 @@ class Tasks(Command):
     def _show_lengths(self, provider: Any, vocabulary: Vocabulary) -> None:
         """Prints row lengths for the task, packed and padded."""
         from t5jax.config import DataConfig
-        from t5jax.config_files import embedding_rows
+        from t5jax.config_files import vocabulary_fields
         from t5jax.data import row_lengths
         from t5jax.model.family import family_of, variants
 
-        config = variants()[self.lengths_for or ""].replace(vocab_size=embedding_rows(vocabulary))
+        config = variants()[self.lengths_for or ""]
+        config = config.replace(**vocabulary_fields(config, vocabulary))
         given = {"inputs": self.inputs, "targets": self.targets}
         data = DataConfig(split=self.split)
         sizes = row_lengths.look(provider, self.split, data.seed)
