@@ -33,7 +33,8 @@ def test_few_memory_maps_forget_no_program():
 
 
 def test_programs_are_forgotten_where_half_of_the_memory_maps_are_taken(monkeypatch):
-    monkeypatch.setattr(compiled, "max_memory_maps", lambda: 2 * (memory_maps() - 1))
+    # A number far below: threads of the process give maps back at any time.
+    monkeypatch.setattr(compiled, "max_memory_maps", memory_maps)
     room, square = ProgramRoom(), jax.jit(lambda x: x * x)
     square(2.0)
     compile_programs(LOOK - 2)
