@@ -101,9 +101,11 @@ class Skeleton(abc.ABC):
 
     def encode(self, params: Params, input_ids: jax.Array, segments: jax.Array) -> jax.Array:
         attend = self.encoder_attention(params["encoder"], segments)
-        hidden, _ = self._encoder(
-            params, input_ids, segments, lambda p, y: (attend(p, y)[0], None)
-        )  # fmt: skip
+
+        def forget(p: Params, y: jax.Array) -> tuple[jax.Array, None]:
+            return attend(p, y)[0], None
+
+        hidden, _ = self._encoder(params, input_ids, segments, forget)
         x = self.finish(params["encoder"], hidden[-1])
         # Zeros, because a row of padding would depend on the padded length.
         return jnp.where((segments != 0)[..., None], x, jnp.zeros((), x.dtype))

@@ -191,8 +191,7 @@ SILENT = frozenset(
     """
     num_hidden_layers hidden_size num_attention_heads init_std normalize_before
     add_final_layer_norm static_position_embeddings normalize_embedding add_bias_logits
-    extra_pos_embeddings classif_dropout gradient_checkpointing tokenizer_class
-    num_beam_hyps_to_keep save_step output_attentions_and_hidden_states
+    extra_pos_embeddings classif_dropout save_step
     """.split()
 )
 
@@ -292,7 +291,8 @@ def generation(content: Mapping[str, Any]) -> dict[str, Any]:
     if kind != "m2m_100" and "forced_eos_token_id" not in content:
         default = MODEL_TYPES[kind]["eos_token_id"]
         found["forced_eos_token_id"] = default
-    if content.get("force_bos_token_to_be_generated") and not content.get("forced_bos_token_id"):
+    forced = content.get("forced_bos_token_id")
+    if forced is None and content.get("force_bos_token_to_be_generated"):
         found["forced_bos_token_id"] = content.get("bos_token_id", 0)
     return found
 

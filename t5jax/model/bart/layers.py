@@ -23,7 +23,6 @@ from t5jax.ops.activations import ACTIVATIONS
 from t5jax.ops.attention import attend
 from t5jax.ops.dropout import drop_entries
 from t5jax.ops.gradients import project
-from t5jax.ops.masks import SegmentMask
 from t5jax.ops.norms import layer_norm
 
 EPSILON = 1e-5  # of every norm; in no config
@@ -315,13 +314,3 @@ class Head(nn.Module):
     def __call__(self, logits: jax.Array) -> jax.Array:
         """float32[..., V] -> float32[..., V]."""
         return logits + self.bias
-
-
-def segment_masks(
-    decoder_segments: jax.Array, segments: jax.Array
-) -> tuple[SegmentMask, SegmentMask]:
-    """The masks of the decoder's self-attention and cross-attention."""
-    return (
-        SegmentMask(decoder_segments, decoder_segments, causal=True),
-        SegmentMask(decoder_segments, segments),
-    )

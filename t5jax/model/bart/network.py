@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from t5jax.model.bart.config import BartConfig
-from t5jax.model.bart.layers import Decoder, Embedding, Encoder, Head, segment_masks
+from t5jax.model.bart.layers import Decoder, Embedding, Encoder, Head
 from t5jax.model.parameters import define
 from t5jax.model.stacks import Key, Remat, split
 from t5jax.ops.masks import SegmentMask
@@ -104,7 +104,8 @@ class Bart(nn.Module):
             # The start id may be the padding id, so the decoder has no padding mask; causality
             # keeps padding after a sequence out of it.
             decoder_segment_ids = jnp.ones_like(decoder_input_ids)
-        own, cross = segment_masks(decoder_segment_ids, segment_ids)
+        own = SegmentMask(decoder_segment_ids, decoder_segment_ids, causal=True)
+        cross = SegmentMask(decoder_segment_ids, segment_ids)
         x = self.token_embedder(decoder_input_ids)
         x = self.decoder(x, decoder_segment_ids, dropout_key, own, encoded, cross)
         logits = self.token_embedder.attend(x)

@@ -39,20 +39,20 @@ _MARIAN: dict[str, Any] = {
 
 VARIANTS = MappingProxyType(
     {
-        # Lewis et al. 2019 (arXiv:1910.13461), section 2.1.
+        # Lewis et al. 2019 (arXiv:1910.13461).
         "bart_base": _sized(6, 768, 12, 3072),
         "bart_large": _sized(12, 1024, 16, 4096),
-        # Liu et al. 2020 (arXiv:2001.08210), section 2; Tang et al. 2020 (arXiv:2008.00401).
+        # Liu et al. 2020 (arXiv:2001.08210); Tang et al. 2020 (arXiv:2008.00401).
         "mbart_large_cc25": _sized(12, 1024, 16, 4096, vocab_size=250027, **_MBART),
         "mbart_large_50": _sized(12, 1024, 16, 4096, vocab_size=250054, **_MBART),
-        # Zhang et al. 2020 (arXiv:1912.08777), section 6.
+        # Zhang et al. 2020 (arXiv:1912.08777).
         "pegasus_large": _sized(16, 1024, 16, 4096, **_PEGASUS),
         # Tiedemann and Thottingal 2020 (OPUS-MT), the sizes of opus-mt-en-de.
         "opus_mt": _sized(6, 512, 8, 2048, **_MARIAN),
-        # Fan et al. 2020 (arXiv:2010.11125), section 5.
+        # Fan et al. 2020 (arXiv:2010.11125).
         "m2m100_418m": _sized(12, 1024, 16, 4096, vocab_size=128112, **_M2M),
         "m2m100_1_2b": _sized(24, 1024, 16, 8192, vocab_size=128112, **_M2M),
-        # NLLB team 2022 (arXiv:2207.04672), section 6.
+        # NLLB team 2022 (arXiv:2207.04672).
         "nllb_600m": _sized(12, 1024, 16, 4096, vocab_size=256206, **_M2M),
         "nllb_1_3b": _sized(24, 1024, 16, 8192, vocab_size=256206, **_M2M),
         "nllb_3_3b": _sized(24, 2048, 16, 8192, vocab_size=256206, **_M2M),
